@@ -1,0 +1,1 @@
+"""Logs to datasets: reading, ids, filters, splits, histories, negatives, synthetic data."""

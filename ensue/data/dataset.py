@@ -1,0 +1,151 @@
+"""A prepared dataset on disk: memory-mapped interactions, id tables, and what was done to get them.
+
+```
+DIR/dataset.json         format version, columns, filters, split, counts, content hash
+DIR/interactions.arrow   user, item int32; time int64 (microseconds); split uint8 (0 train,
+                         1 validation, 2 test); label and context columns.
+                         Sorted by user, then split, then time, then input order.
+DIR/users.arrow          raw_id, train_end, validation_end, end (row numbers), in dense-id order
+DIR/items.arrow          raw_id and item columns, in dense-id order
+```
+
+A user's rows are contiguous and each of its splits is contiguous in them, so a history is two row
+numbers. Dense ids start at 1: row r of users.arrow and items.arrow is id r + 1.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from ensue.config import Config
+from ensue.data.histories import Histories
+from ensue.data.ids import IdMap
+from ensue.errors import DataError
+
+FORMAT = 1
+Part = Literal["train", "train+validation", "all"]
+
+
+class DatasetInfo(Config):
+    """The contents of dataset.json.
+
+    columns: role -> column of the input ("user", "item", "time"; labels and context by own name).
+    time: "column" where the log has times; "order" where only the order of rows is known, and the
+        time column numbers each user's rows.
+    filters, split: the settings that were applied; split holds at least "kind".
+    counts: users, items, interactions, train, validation, test, and rows dropped by each filter.
+    notes: sentences a reader of any result on this dataset should know (leaks, for instance).
+    """
+
+    format: int = FORMAT
+    name: str
+    sources: list[str]
+    columns: dict[str, str]
+    labels: list[str] = []
+    context: list[str] = []
+    time: Literal["column", "order"]
+    filters: dict[str, Any]
+    split: dict[str, Any]
+    counts: dict[str, int]
+    notes: list[str] = []
+    hash: str
+
+
+class Dataset:
+    """A dataset directory, opened. Arrays are memory-mapped and read-only."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        file = self.path / "dataset.json"
+        if not file.is_file():
+            raise DataError(
+                f"a dataset is a folder with a dataset.json; {self.path} has none. "
+                "Make one with ensue prepare."
+            )
+        try:
+            raw = json.loads(file.read_text(encoding="utf-8"))
+            if raw.get("format") != FORMAT:
+                raise DataError(
+                    f"{file} has format {raw.get('format')!r}, this version reads {FORMAT}. "
+                    "Run ensue prepare again."
+                )
+            self.info = DatasetInfo(**raw)
+        except (json.JSONDecodeError, ValidationError, AttributeError) as error:
+            raise DataError(
+                f"{file} must be what ensue prepare wrote; it is not: {error}"
+            ) from None
+
+    @property
+    def num_users(self) -> int:
+        """Number of users U."""
+        return self.info.counts["users"]
+
+    @property
+    def num_items(self) -> int:
+        """Number of items I, without padding."""
+        return self.info.counts["items"]
+
+    @property
+    def num_interactions(self) -> int:
+        """Number of rows R of interactions.arrow."""
+        return self.info.counts["interactions"]
+
+    @cached_property
+    def interactions(self) -> pl.DataFrame:
+        """All rows of interactions.arrow, memory-mapped."""
+        return pl.read_ipc(self.path / "interactions.arrow", memory_map=True)
+
+    @cached_property
+    def items_table(self) -> pl.DataFrame:
+        """The item table in dense-id order: raw_id and item columns."""
+        return pl.read_ipc(self.path / "items.arrow", memory_map=False)
+
+    @cached_property
+    def user_ids(self) -> IdMap:
+        """Raw user ids."""
+        return IdMap.read(self.path / "users.arrow")
+
+    @cached_property
+    def item_ids(self) -> IdMap:
+        """Raw item ids."""
+        return IdMap.read(self.path / "items.arrow")
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return column `name` of the interactions as an array [R]; a view where possible."""
+        if name not in self.interactions.columns:
+            raise DataError(
+                f"{self.path} has no column {name!r}; it has {self.interactions.columns}."
+            )
+        return self.interactions[name].to_numpy()
+
+    @cached_property
+    def _ends(self) -> dict[str, NDArray[np.int64]]:
+        """Row numbers [U + 1] where each user's parts end, and where the user starts."""
+        table = pl.read_ipc(
+            self.path / "users.arrow", columns=["train_end", "validation_end", "end"]
+        )
+        zero = np.zeros(1, dtype=np.int64)  # user 0 has no rows
+        ends = {name: np.concatenate([zero, table[name].to_numpy()]) for name in table.columns}
+        ends["start"] = np.concatenate([zero, ends["end"][:-1]])
+        return ends
+
+    def histories(self, part: Part = "all") -> Histories:
+        """Return what is known of each user: the training part, that and validation, or all."""
+        end = {"train": "train_end", "train+validation": "validation_end", "all": "end"}[part]
+        return Histories(self.column("item"), self._ends["start"], self._ends[end])
+
+    def targets(self, split: Literal["validation", "test"]) -> Histories:
+        """Return each user's held-out interactions, as histories of those rows alone."""
+        first, last = {
+            "validation": ("train_end", "validation_end"),
+            "test": ("validation_end", "end"),
+        }[split]
+        return Histories(self.column("item"), self._ends[first], self._ends[last])

@@ -1,0 +1,1 @@
+"""Public data sets: where they come from, their licence, how they are fetched."""

@@ -1,0 +1,1 @@
+"""Rankings to numbers: exact ranks, metrics, intervals, comparisons."""

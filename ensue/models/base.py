@@ -1,0 +1,46 @@
+"""What every model has: settings, sizes of the data, and scores for histories.
+
+Shapes: B batch, T history length, I items, U users.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from ensue.config import Config
+from ensue.data.histories import Histories, HistoryBatch
+
+
+class Model(nn.Module, ABC):
+    """Base of all models. A model scores; it does not train, read files or choose a device.
+
+    Settings come as a config object, facts of the data (numbers of users and items) as arguments.
+    All that it learned is in its state_dict, so a run stores it as safetensors.
+    """
+
+    Config: ClassVar[type[Config]]
+    max_len: int | None = None
+
+    def __init__(self, config: Any, *, num_users: int, num_items: int) -> None:
+        super().__init__()
+        self.config = config
+        self.num_users = num_users
+        self.num_items = num_items
+
+    @abstractmethod
+    def score(self, batch: HistoryBatch) -> Tensor:
+        """Return scores [B, I + 1]; column 0 (padding) has no meaning."""
+
+
+class FittedModel(Model):
+    """A model computed from the histories in one go, without gradient steps.
+
+    `fit_` registers its results as buffers; `load_state_dict(assign=True)` brings them back.
+    """
+
+    @abstractmethod
+    def fit_(self, histories: Histories) -> None:
+        """Compute the model from the histories."""

@@ -1,0 +1,1 @@
+"""Models every study should report beside its own."""

@@ -1,0 +1,1 @@
+"""Optimizers: a class that walks parameters, a function that does the arithmetic."""

@@ -1,0 +1,1 @@
+"""The run directory: train, save, load, recommend, evaluate, report."""
