@@ -10,7 +10,7 @@ EnsueError
 ```
 
 Each message is one sentence of the form "what must hold; what we got; what to do". The command
-line prints it alone and exits with 2; anything that is not an EnsueError is a fault of ours, exit 1.
+line prints it alone and exits with 2; anything that is not an EnsueError is our fault: exit 1.
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
 ```
 DIR/dataset.json         format version, columns, filters, split, counts, content hash
 DIR/interactions.arrow   user, item int32; time int64 (microseconds); split uint8 (0 train,
-                         1 validation, 2 test); label and context columns.
+                         1 validation, 2 test); labels float64; context columns float64, or int32
+                         codes where the input has text (context_NAME.arrow holds the values).
                          Sorted by user, then split, then time, then input order.
+                         One record batch, written by data.arrow_file: every column is one array.
 DIR/users.arrow          raw_id, train_end, validation_end, end (row numbers), in dense-id order
 DIR/items.arrow          raw_id and item columns, in dense-id order
 ```
@@ -23,9 +25,10 @@ from typing import Any, Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from ensue.config import Config
+from ensue.data.arrow_file import read_columns
 from ensue.data.histories import Histories
 from ensue.data.ids import IdMap
 from ensue.errors import DataError
@@ -49,13 +52,13 @@ class DatasetInfo(Config):
     name: str
     sources: list[str]
     columns: dict[str, str]
-    labels: list[str] = []
-    context: list[str] = []
+    labels: list[str] = Field(default_factory=list)
+    context: list[str] = Field(default_factory=list)
     time: Literal["column", "order"]
     filters: dict[str, Any]
     split: dict[str, Any]
     counts: dict[str, int]
-    notes: list[str] = []
+    notes: list[str] = Field(default_factory=list)
     hash: str
 
 
@@ -99,14 +102,13 @@ class Dataset:
         return self.info.counts["interactions"]
 
     @cached_property
-    def interactions(self) -> pl.DataFrame:
-        """All rows of interactions.arrow, memory-mapped."""
-        return pl.read_ipc(self.path / "interactions.arrow", memory_map=True)
+    def _columns(self) -> dict[str, NDArray[Any]]:
+        return read_columns(self.path / "interactions.arrow")
 
     @cached_property
     def items_table(self) -> pl.DataFrame:
         """The item table in dense-id order: raw_id and item columns."""
-        return pl.read_ipc(self.path / "items.arrow", memory_map=False)
+        return pl.read_ipc(self.path / "items.arrow")
 
     @cached_property
     def user_ids(self) -> IdMap:
@@ -119,12 +121,17 @@ class Dataset:
         return IdMap.read(self.path / "items.arrow")
 
     def column(self, name: str) -> NDArray[Any]:
-        """Return column `name` of the interactions as an array [R]; a view where possible."""
-        if name not in self.interactions.columns:
-            raise DataError(
-                f"{self.path} has no column {name!r}; it has {self.interactions.columns}."
-            )
-        return self.interactions[name].to_numpy()
+        """Return column `name` of the interactions [R], memory-mapped.
+
+        Context columns of text are stored as codes (0 is missing); `vocabulary` decodes them.
+        """
+        if name not in self._columns:
+            raise DataError(f"{self.path} has no column {name!r}; it has {list(self._columns)}.")
+        return self._columns[name]
+
+    def vocabulary(self, name: str) -> IdMap:
+        """Return the values behind the codes 1..n of a text context column."""
+        return IdMap.read(self.path / f"context_{name}.arrow")
 
     @cached_property
     def _ends(self) -> dict[str, NDArray[np.int64]]:

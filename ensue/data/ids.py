@@ -39,4 +39,4 @@ class IdMap:
     @classmethod
     def read(cls, path: str | Path) -> IdMap:
         """Read the `raw_id` column of an Arrow IPC file in dense-id order."""
-        return cls(pl.read_ipc(path, columns=["raw_id"], memory_map=False)["raw_id"])
+        return cls(pl.read_ipc(path, columns=["raw_id"])["raw_id"])
