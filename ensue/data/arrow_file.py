@@ -48,7 +48,7 @@ class ColumnFile:
         """Write rows first_row, first_row + 1, ... of the given columns."""
         for name, values in columns.items():
             dtype = self._dtypes[name]
-            data = memoryview(np.ascontiguousarray(values, dtype=dtype)).cast("B")
+            data = np.ascontiguousarray(values, dtype=dtype).view(np.uint8).data
             if first_row + len(values) > self._num_rows:
                 raise IndexError(f"{name}: rows end at {self._num_rows}")
             position = self._offsets[name] + first_row * dtype.itemsize
