@@ -1,0 +1,67 @@
+"""Negatives drawn uniformly from the items a user does not have, without rejection.
+
+A user with n distinct items s_1 < ... < s_n leaves I - n items. Draw r uniformly in 0..I - n - 1;
+with g_k = s_k - k, the item is r + 1 + #{k : g_k <= r}: the r-th item of the complement.
+Shapes: U users, I items, B batch, N negatives.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ensue.data.histories import Histories
+
+
+class UniformNegatives:
+    """Draws items that do not occur in a user's history, each with the same probability.
+
+    Memory: 4 bytes for each distinct (user, item) pair.
+    """
+
+    def __init__(self, histories: Histories, num_items: int) -> None:
+        self.num_items = num_items
+        users, items = histories.flat()
+        keys = np.unique(users * (num_items + 1) + items)
+        owners, distinct = np.divmod(keys, num_items + 1)
+        self._offsets = np.searchsorted(owners, np.arange(histories.num_users + 2))
+        rank = np.arange(len(keys)) - self._offsets[owners] + 1  # k = 1..n within the user
+        self._gaps = (distinct - rank).astype(np.int32)
+
+    def draw(self, users: NDArray[np.int64], count: int, generator: torch.Generator) -> Tensor:
+        """Return item ids [B, count] int64; 0 for a user who has every item."""
+        uniform = torch.rand(len(users), count, dtype=torch.float64, generator=generator)
+        out = np.empty((len(users), count), dtype=np.int64)
+        _pick(uniform.numpy(), users, self._offsets, self._gaps, self.num_items, out)
+        return torch.from_numpy(out)
+
+
+@numba.njit(cache=True)
+def _pick(
+    uniform: NDArray[np.float64],
+    users: NDArray[np.int64],
+    offsets: NDArray[np.int64],
+    gaps: NDArray[np.int32],
+    num_items: int,
+    out: NDArray[np.int64],
+) -> None:
+    """Fill out [B, N] with the item of the complement that each uniform number [B, N] selects."""
+    for row in range(len(users)):
+        first, last = offsets[users[row]], offsets[users[row] + 1]
+        num_free = num_items - (last - first)
+        for column in range(out.shape[1]):
+            if num_free == 0:
+                out[row, column] = 0
+                continue
+            draw = int(uniform[row, column] * num_free)
+            low, high = first, last
+            while low < high:
+                middle = (low + high) // 2
+                if gaps[middle] <= draw:
+                    low = middle + 1
+                else:
+                    high = middle
+            out[row, column] = draw + 1 + (low - first)

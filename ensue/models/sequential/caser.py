@@ -1,0 +1,116 @@
+"""Caser: the last items of a history as an image, read by horizontal and vertical convolutions.
+
+Tang and Wang, "Personalized Top-N Sequential Recommendation via Convolutional Sequence Embedding",
+WSDM 2018, arXiv:1809.07426.
+Departures: features are ordered vertical first, as in the authors' programs; a missing part of an
+ablation is zero before the hidden layer, except that "p" alone has z = 0 (Eq. 14), so that no
+constant bias leaks in; a user never seen in training has the mean user vector; row 0 of both item
+tables (padding) is zero and stays zero.
+Shapes: B batch, L window length, D width, C candidates, I items, U users. Item 0 is left padding.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ensue.config import Config
+from ensue.data.histories import HistoryBatch
+from ensue.models.base import Model
+from ensue.nn.activations import ACTIVATIONS, Activation
+from ensue.nn.convolutions import WindowConvolutions
+from ensue.nn.dropout import Dropout
+from ensue.nn.embedding import gather_rows
+
+
+class CaserConfig(Config):
+    """Settings of Caser; the defaults are the authors' PyTorch program.
+
+    window: L, how many last items are read. num_targets: T, items after the window to predict.
+    num_horizontal: filters per height. num_vertical: vertical filters.
+    num_negatives: sampled per window; None is 3 per target (the paper).
+    loss: "mean" averages positives and negatives separately and adds the two (the authors'
+        PyTorch program); "sum" adds all terms of a window and averages over windows (the paper).
+    parts: which of p (user vector), v (vertical), h (horizontal) are used.
+    """
+
+    dim: int = Field(50, ge=1)
+    window: int = Field(5, ge=1)
+    num_targets: int = Field(3, ge=1)
+    num_horizontal: int = Field(16, ge=1)
+    num_vertical: int = Field(4, ge=1)
+    conv_activation: Activation = "relu"
+    hidden_activation: Activation = "relu"
+    dropout: float = Field(0.5, ge=0, lt=0.99)
+    num_negatives: int | None = Field(3, ge=1)
+    loss: Literal["mean", "sum"] = "mean"
+    parts: Literal["p", "h", "v", "vh", "ph", "pv", "pvh"] = "pvh"
+
+
+class Caser(Model):
+    """The network of the paper's Figure 3."""
+
+    Config = CaserConfig
+
+    def __init__(self, config: CaserConfig, *, num_users: int, num_items: int) -> None:
+        super().__init__(config, num_users=num_users, num_items=num_items)
+        dim = config.dim
+        self.max_len = config.window
+        self.user_embedding = nn.Parameter(torch.randn(num_users, dim) / dim)
+        self.item_embedding = nn.Parameter(_zero_padding(torch.randn(num_items + 1, dim) / dim))
+        self.convolutions = WindowConvolutions(
+            config.window,
+            dim,
+            num_horizontal=config.num_horizontal,
+            num_vertical=config.num_vertical,
+            activation=ACTIVATIONS[config.conv_activation],
+            parts=config.parts,
+        )
+        self.dropout = Dropout(config.dropout)
+        self.hidden = nn.Linear(self.convolutions.num_features, dim)
+        self.hidden_activation = ACTIVATIONS[config.hidden_activation]
+        self.output_embedding = nn.Parameter(
+            _zero_padding(torch.randn(num_items + 1, 2 * dim) / (2 * dim))
+        )
+        self.output_bias = nn.Parameter(torch.zeros(num_items + 1))
+
+    def forward(self, users: Tensor, windows: Tensor) -> Tensor:
+        """Encode users [B] (0 unknown) and windows [B, L] as queries [z ; P_u] [B, 2 D]."""
+        return torch.cat([self._sequence_vector(windows), self._user_vector(users)], dim=1)
+
+    def logits(self, queries: Tensor, candidates: Tensor) -> Tensor:
+        """Return logits [B, C] of candidate ids [B, C] for queries [B, 2 D]."""
+        rows = gather_rows(self.output_embedding, candidates)
+        bias = gather_rows(self.output_bias, candidates)
+        return torch.bmm(rows, queries.unsqueeze(2).to(rows.dtype)).squeeze(2) + bias
+
+    def score(self, batch: HistoryBatch) -> Tensor:
+        """Return scores [B, I + 1]; column 0 (padding) has no meaning."""
+        queries = self(batch.users, batch.padded(self.config.window))
+        return torch.addmm(self.output_bias, queries, self.output_embedding.T)
+
+    def _sequence_vector(self, windows: Tensor) -> Tensor:
+        """z of Eq. 10 [B, D]; zero when neither convolution is used."""
+        if self.config.parts == "p":
+            return self.user_embedding.new_zeros(len(windows), self.config.dim)
+        vectors = gather_rows(self.item_embedding, windows, padding_idx=0)
+        features = self.dropout(self.convolutions(vectors))
+        return self.hidden_activation(self.hidden(features))
+
+    def _user_vector(self, users: Tensor) -> Tensor:
+        """P_u [B, D]; the mean user for user 0, zero when the part is not used."""
+        if "p" not in self.config.parts:
+            return self.user_embedding.new_zeros(len(users), self.config.dim)
+        vectors = gather_rows(self.user_embedding, (users - 1).clamp_(min=0))
+        if self.training:  # every user of a training batch is known
+            return vectors
+        return torch.where((users > 0)[:, None], vectors, self.user_embedding.mean(dim=0))
+
+
+def _zero_padding(table: Tensor) -> Tensor:
+    """Return the table with row 0 set to zero."""
+    table[0] = 0
+    return table
