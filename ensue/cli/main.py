@@ -1,0 +1,129 @@
+"""The command `ensue`: one verb per file, and how each ends.
+
+Exit codes: 0 done, 2 wrong use or bad input, 1 a fault of Ensue; 130 interrupted and 141 the
+reader of our output went away, as shells count them.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import importlib.util
+import os
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from ensue import __version__
+from ensue.cli.output import print_message, print_text
+from ensue.errors import EnsueError
+
+VERBS = ("prepare", "fetch", "train", "evaluate", "compare", "recommend", "report", "demo")
+
+# An OSError with one of these lies with the caller: no permission, or no room on the disk.
+_CALLERS_ERRNOS = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.ENAMETOOLONG,
+}
+
+
+class _Verbs(TyperGroup):
+    """Runs a verb; an interruption and a closed pipe end it quietly."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Return what the verb returns."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print_message("interrupted")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            _discard_output()
+            raise typer.Exit(141) from None
+
+
+app = typer.Typer(
+    name="ensue",
+    cls=_Verbs,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print_text(f"ensue {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _ensue(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    """From a log file to recommendations that can be trusted."""
+
+
+for _verb in VERBS:
+    if importlib.util.find_spec(f"ensue.cli.{_verb}"):
+        app.command(_verb)(getattr(importlib.import_module(f"ensue.cli.{_verb}"), _verb))
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    code = _run()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader left before the last lines
+        _discard_output()
+        code = 141
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Return the exit code of the command line."""
+    try:
+        app()
+    except SystemExit as ending:
+        return ending.code if isinstance(ending.code, int) else 0
+    except EnsueError as error:
+        print_message(f"error: {error}")
+        return 2
+    except OSError as error:
+        if error.errno not in _CALLERS_ERRNOS:
+            return _report_fault(error)
+        print_message(f"error: the operating system refused: {error}.")
+        return 2
+    except Exception as error:
+        return _report_fault(error)
+    return 0
+
+
+def _report_fault(error: Exception) -> int:
+    """Print what a bug report needs, and return the exit code."""
+    traceback.print_exception(type(error), error, error.__traceback__)
+    print_message(
+        f"\nensue {__version__} failed with {type(error).__name__}. This is a fault of Ensue, not "
+        "of your input: please report it with the command and the text above."
+    )
+    return 1
+
+
+def _discard_output() -> None:
+    """Point standard output at nothing, so that Python's own flush at exit cannot fail."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""The names `import ensue` offers change only on purpose, and cost nothing until they are used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import ensue
+
+SURFACE = [
+    "Dataset",
+    "EnsueError",
+    "__version__",
+]
+
+
+def test_the_surface_is_this_list():
+    assert sorted(ensue.__all__) == sorted(SURFACE)
+    assert dir(ensue) == sorted(SURFACE)
+
+
+@pytest.mark.parametrize("name", SURFACE)
+def test_every_name_can_be_had(name):
+    assert getattr(ensue, name) is getattr(ensue, name)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'ensue' has no attribute 'Datasat'"):
+        _ = ensue.Datasat
+
+
+def test_import_is_cheap():
+    code = (
+        "import sys, time; started = time.perf_counter(); import ensue; "
+        "seconds = time.perf_counter() - started; "
+        "heavy = {'torch', 'polars', 'numba', 'numpy', 'pydantic'} & set(sys.modules); "
+        "print(seconds, *heavy)"
+    )
+    seconds, *heavy = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert heavy == []
+    assert float(seconds) < 1.5
