@@ -1,0 +1,1 @@
+"""Timing scripts and their dated reports."""
