@@ -83,9 +83,9 @@ class WindowConvolutions(nn.Module):
         """The filters at every position they can take [L * D, P * H]."""
         flat = torch.cat([weight.reshape(-1) for weight in self.horizontal_weight])
         num_columns = (self.window * (self.window + 1) // 2) * self.num_horizontal
-        return _PlaceFilters.apply(
-            flat, self._block_index, self.window * self.dim * num_columns
-        ).view(self.window * self.dim, num_columns)
+        size = (self.window * self.dim, num_columns)
+        placed: Tensor = _PlaceFilters.apply(flat, self._block_index, size)  # type: ignore[no-untyped-call]
+        return placed
 
     def _place_filters(self) -> Tensor:
         """Return [2, M]: where (row 0, in the flattened block matrix) which weight (row 1) goes."""

@@ -1,8 +1,8 @@
 """Table look-ups whose gradient is added to the table's own gradient buffer.
 
-Autograd's own look-up makes a new zero tensor of the table's size at every call and copies it into
-the gradient. Here the rows are added to `weight.grad` directly, and the optimizer clears that buffer
-in place: the same numbers without two passes over the table.
+Autograd's own look-up makes a new zero tensor of the table's size at every call and adds it to the
+gradient. Here the rows are added to `weight.grad` directly, which the optimizer clears in place:
+the same numbers without two passes over the table.
 Shapes: V table rows, D width.
 """
 

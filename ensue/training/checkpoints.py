@@ -1,0 +1,91 @@
+"""Checkpoints: all that a run needs to go on as if it had never stopped, in one safetensors file.
+
+The file holds the model's state ("model.NAME"), the optimizer's state of each parameter
+("optimizer.NAME.KEY"), the state of the random generators, and the loop's counters as JSON
+metadata. It is written beside its place and renamed into it: a checkpoint is whole or absent.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ensue.errors import RunError
+from ensue.files import atomic_file
+
+
+def save_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counters: dict[str, Any]
+) -> None:
+    """Write the state of `model`, `optimizer`, the generators, and `counters` (JSON)."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer.{name}.{key}"] = value
+    tensors["generator.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["generator.cuda"] = torch.cuda.get_rng_state()
+    save_tensors(path, tensors, {"counters": json.dumps(counters)})
+
+
+def load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Restore what `save_checkpoint` wrote, in place, and return the counters.
+
+    Raises:
+        RunError: the file is damaged or belongs to another model.
+    """
+    tensors, metadata = load_tensors(path)
+    model.load_state_dict(_under(tensors, "model."))
+    for name, parameter in model.named_parameters():
+        state = _under(tensors, f"optimizer.{name}.")
+        if state:
+            optimizer.state[parameter] = {
+                key: value.to(parameter.device) for key, value in state.items()
+            }
+    torch.set_rng_state(tensors["generator.cpu"])
+    if torch.cuda.is_available() and "generator.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["generator.cuda"])
+    counters: dict[str, Any] = json.loads(metadata["counters"])
+    return counters
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically."""
+    # safetensors refuses tensors that share memory or are not contiguous
+    copies = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with atomic_file(path) as temporary:
+        save_file(copies, temporary, metadata=metadata)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise RunError(f"a run must hold {path.name}; {path} does not exist.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise RunError(
+            f"{path} must be a whole safetensors file; reading it failed with {error}. "
+            "Copy it again, or train again."
+        ) from None
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

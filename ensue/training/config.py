@@ -1,0 +1,42 @@
+"""Settings of the training loop, the same for every model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ensue.config import Config
+
+
+class TrainingConfig(Config):
+    """How a model is trained.
+
+    epochs: at most this many passes; fewer when early stopping ends the run.
+    patience: stop after this many validations without a better value of `metric`; None never stops.
+    metric: what validation compares, larger is better ("map", "ndcg@10", ...).
+    validate_every: epochs between validations.
+    weight_decay: L2 added to the gradient (coupled), as in the published programs.
+    optimizer: "adam" updates every row at every step; "lazy_adam" only rows with a gradient: faster
+        on very large tables, but not the same numbers (momentum and decay of the other rows wait).
+    clip_norm: largest norm of the whole gradient; None does not clip.
+    precision: "bfloat16" runs forward and backward in bfloat16; weights stay float32.
+    checkpoint_seconds: time between checkpoints inside an epoch; each epoch ends with one.
+    device: "auto" is the GPU where there is one.
+    tensorboard: also write event files for TensorBoard (extra "track").
+    """
+
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(512, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-6, ge=0)
+    optimizer: Literal["adam", "lazy_adam"] = "adam"
+    clip_norm: float | None = Field(None, gt=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    patience: int | None = Field(5, ge=1)
+    metric: str = "map"
+    validate_every: int = Field(1, ge=1)
+    checkpoint_seconds: float = Field(60.0, ge=0)
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    tensorboard: bool = False
