@@ -1,0 +1,209 @@
+"""What every model must do, whatever it computes. A new model joins with one line in CASES."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ensue.data.histories import Histories, HistoryBatch
+from ensue.models.base import FittedModel, Model
+from ensue.models.baselines.ease import EASE, EASEConfig
+from ensue.models.baselines.item_knn import ItemKNN, ItemKNNConfig
+from ensue.models.baselines.markov import Markov, MarkovConfig
+from ensue.models.baselines.popularity import Popularity, PopularityConfig
+from ensue.protocols import Scorer
+from tests.contracts.planted import Planted, hit_rate, plant
+
+
+@dataclass(frozen=True)
+class ModelCase:
+    """make(histories, num_users, num_items) returns a trained model.
+
+    personalized: whether scores depend on the history.
+    """
+
+    name: str
+    make: Callable[[Histories, int, int], Model]
+    personalized: bool = True
+
+
+def fitted(model: FittedModel, histories: Histories) -> FittedModel:
+    model.fit_(histories)
+    return model
+
+
+def popularity(data: Histories, num_users: int, num_items: int) -> Model:
+    config = PopularityConfig()
+    return fitted(Popularity(config, num_users=num_users, num_items=num_items), data)
+
+
+def markov(data: Histories, num_users: int, num_items: int) -> Model:
+    return fitted(Markov(MarkovConfig(), num_users=num_users, num_items=num_items), data)
+
+
+def item_knn(data: Histories, num_users: int, num_items: int) -> Model:
+    return fitted(ItemKNN(ItemKNNConfig(), num_users=num_users, num_items=num_items), data)
+
+
+def recent_item_knn(data: Histories, num_users: int, num_items: int) -> Model:
+    config = ItemKNNConfig(decay=0.8)
+    return fitted(ItemKNN(config, num_users=num_users, num_items=num_items), data)
+
+
+def ease(data: Histories, num_users: int, num_items: int) -> Model:
+    return fitted(EASE(EASEConfig(l2=20.0), num_users=num_users, num_items=num_items), data)
+
+
+CASES = [
+    ModelCase("popularity", popularity, personalized=False),
+    ModelCase("markov", markov),
+    ModelCase("item-knn", item_knn),
+    ModelCase("item-knn-recent", recent_item_knn),
+    ModelCase("ease", ease),
+]
+
+NEW_ITEMS = 2  # in the catalog, in no training history
+STRUCTURE = plant(0.9)
+NOISE = plant(0.0, num_users=1000)
+NUM_ITEMS = STRUCTURE.num_items + NEW_ITEMS
+LONG = [int(item) for item in np.random.default_rng(5).integers(1, NUM_ITEMS + 1, 300)]
+HISTORIES: list[list[int]] = [[7], [], [3, 4, 5], LONG, [NUM_ITEMS], [9, 2, 9, 9], list(range(1, 30))]
+USERS = [1, 2, 0, 600, 0, 3, 17]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def case(request: pytest.FixtureRequest) -> ModelCase:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(case: ModelCase) -> Model:
+    return case.make(STRUCTURE.train, STRUCTURE.train.num_users, NUM_ITEMS).eval()
+
+
+@torch.no_grad()
+def score(model: Model, histories: Sequence[Sequence[int]], users: Sequence[int]) -> Tensor:
+    return model.score(HistoryBatch.from_lists(histories, users))
+
+
+def test_is_a_scorer_of_the_catalog(model: Model) -> None:
+    assert isinstance(model, Scorer)
+    assert model.num_items == NUM_ITEMS
+    assert model.num_users == STRUCTURE.train.num_users
+
+
+@pytest.mark.parametrize("index", range(len(HISTORIES)))
+def test_one_history_gives_one_finite_row(model: Model, index: int) -> None:
+    scores = score(model, HISTORIES[index : index + 1], USERS[index : index + 1])
+    assert scores.shape == (1, NUM_ITEMS + 1)
+    assert scores.dtype == torch.float32
+    assert scores.isfinite().all()
+
+
+def test_a_batch_of_no_history_gives_no_rows(model: Model) -> None:
+    assert score(model, [], []).shape == (0, NUM_ITEMS + 1)
+
+
+def test_a_batch_of_empty_histories_is_finite(model: Model) -> None:
+    scores = score(model, [[], []], [0, 1])
+    assert scores.shape == (2, NUM_ITEMS + 1)
+    assert scores.isfinite().all()
+
+
+def test_a_batch_equals_its_single_rows(model: Model) -> None:
+    singles = [score(model, [h], [u]) for h, u in zip(HISTORIES, USERS, strict=True)]
+    torch.testing.assert_close(score(model, HISTORIES, USERS), torch.cat(singles), rtol=0, atol=1e-6)
+
+
+def test_rows_move_with_their_histories(model: Model) -> None:
+    order = [4, 0, 6, 2, 5, 1, 3]
+    moved = score(model, [HISTORIES[i] for i in order], [USERS[i] for i in order])
+    torch.testing.assert_close(moved, score(model, HISTORIES, USERS)[order], rtol=0, atol=1e-6)
+
+
+def test_padding_before_a_history_changes_nothing(model: Model) -> None:
+    padded = [[0] * 5 + history for history in HISTORIES]
+    torch.testing.assert_close(
+        score(model, padded, USERS), score(model, HISTORIES, USERS), rtol=0, atol=1e-6
+    )
+
+
+def test_max_len_says_how_much_is_read(model: Model) -> None:
+    if model.max_len is None:
+        return
+    kept = [history[len(history) - min(model.max_len, len(history)) :] for history in HISTORIES]
+    torch.testing.assert_close(
+        score(model, kept, USERS), score(model, HISTORIES, USERS), rtol=0, atol=1e-6
+    )
+
+
+def test_scoring_twice_gives_the_same_and_changes_nothing(model: Model) -> None:
+    batch = HistoryBatch.from_lists(HISTORIES, USERS)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        first = model.score(batch)
+        kept = first.clone()
+        first.fill_(-1.0)  # the caller owns the result
+        assert torch.equal(model.score(batch), kept)
+    assert batch.items.tolist() == [item for history in HISTORIES for item in history]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_all_that_was_learned_is_in_the_saved_state(model: Model, tmp_path: Path) -> None:
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    config = type(model.config).model_validate_json(model.config.model_dump_json())
+    loaded = type(model)(config, num_users=model.num_users, num_items=model.num_items)
+    loaded.load_state_dict(load_file(tmp_path / "model.safetensors"), assign=True)
+    loaded.eval()
+    assert torch.equal(score(loaded, HISTORIES, USERS), score(model, HISTORIES, USERS))
+
+
+def test_an_unknown_user_is_served_from_the_history(case: ModelCase, model: Model) -> None:
+    one, other = score(model, [[10, 11, 12], [40, 41, 42]], [0, 0])[:, 1:]
+    assert (not torch.equal(one, other)) == case.personalized
+    assert one.unique().numel() > 1
+
+
+def test_learns_planted_structure(case: ModelCase, model: Model) -> None:
+    baseline = popularity(STRUCTURE.train, STRUCTURE.train.num_users, NUM_ITEMS)
+    if case.personalized:
+        assert hit_rate(model, STRUCTURE, 5) > 3 * hit_rate(baseline, STRUCTURE, 5)
+    else:
+        assert hit_rate(model, STRUCTURE, 5) == hit_rate(baseline, STRUCTURE, 5)
+
+
+def test_learns_nothing_from_noise(case: ModelCase) -> None:
+    model = case.make(NOISE.train, NOISE.train.num_users, NOISE.num_items).eval()
+    chance = NOISE.chance(5)
+    deviation = (chance * (1 - chance) / NOISE.train.num_users) ** 0.5
+    assert hit_rate(model, NOISE, 5) == pytest.approx(chance, abs=4 * deviation)
+
+
+def follows_the_ring(planted: Planted) -> float:
+    """Share of targets that a reader of the ring itself would have named."""
+    named = []
+    for user, target in zip(planted.users, planted.targets, strict=True):
+        seen = set(planted.train[user].tolist())
+        item = int(planted.train[user][-1]) % planted.num_items + 1
+        while item in seen:
+            item = item % planted.num_items + 1
+        named.append(item == target)
+    return float(np.mean(named))
+
+
+def test_the_planted_data_hold_what_they_say() -> None:
+    assert follows_the_ring(plant(1.0)) == 1.0
+    assert follows_the_ring(STRUCTURE) == pytest.approx(0.9, abs=0.05)
+    assert follows_the_ring(NOISE) == pytest.approx(1 / 49, abs=0.02)
+    for user in NOISE.users:
+        items = NOISE.train[user].tolist()
+        assert len(items) == 11
+        assert len({*items, int(NOISE.targets[user - 1])}) == 12
