@@ -1,0 +1,296 @@
+"""A run as one HTML file: its settings, how it learned, how well it ranks, and what it recommends.
+
+The file needs nothing beside it and asks nothing of a network. It is made from plain dictionaries:
+run.json, the lines of log.jsonl, and the files of evaluation/.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ensue.evaluation.slices import SLICES
+from ensue.runs.plots import draw_curve, draw_intervals
+from ensue.runs.report_style import STYLE
+from ensue.training.log import read_log
+
+HEADLINES = ("map", "ndcg@10", "recall@10")
+SLICE_METRICS = ("recall@10", "map")  # the plot shows the first one that was measured
+
+
+@dataclass(frozen=True)
+class Example:
+    """One ranked list: for whom, what they had (oldest first), and what they get (best first)."""
+
+    label: str
+    history: Sequence[str]
+    items: Sequence[str]
+    scores: Sequence[float]
+
+
+def build_html(
+    info: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]],
+    evaluations: Mapping[str, Mapping[str, Any]],
+    examples: Sequence[Example],
+) -> str:
+    """Return the report as HTML text.
+
+    Args:
+        info: run.json.
+        log: the lines of log.jsonl; empty for a model that is not trained in epochs.
+        evaluations: split ("validation", "test") -> its evaluation; the last one is the result.
+
+    Raises:
+        ExtraError: matplotlib is not installed.
+    """
+    dataset = info.get("dataset", {})
+    title = f"{info.get('model', 'model')} on {dataset.get('name', 'a dataset')}"
+    body = "\n".join(
+        [
+            _header(title, info, evaluations),
+            _learning(log, info),
+            _metrics(evaluations),
+            _slices(evaluations),
+            _examples(examples),
+            _protocol(evaluations),
+            _settings(info),
+        ]
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta name="color-scheme" content="light dark">\n'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
+        f"<title>{escape(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def read_run(
+    folder: str | Path,
+) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Return run.json, the lines of log.jsonl and the evaluations of a run directory."""
+    folder = Path(folder)
+    info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    evaluations = {
+        split: json.loads((folder / "evaluation" / f"{split}.json").read_text(encoding="utf-8"))
+        for split in ("validation", "test")
+        if (folder / "evaluation" / f"{split}.json").is_file()
+    }
+    return info, read_log(folder), evaluations
+
+
+def _result(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]]:
+    """Return the split and the evaluation that count: the last one; ("", {}) without any."""
+    return list(evaluations.items())[-1] if evaluations else ("", {})
+
+
+def _header(
+    title: str, info: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, Any]]
+) -> str:
+    counts = info.get("dataset", {}).get("counts", {})
+    facts = [
+        f"{counts[name]:,} {name}" for name in ("users", "items", "interactions") if name in counts
+    ]
+    if info.get("created"):
+        facts.append(f"made {str(info['created'])[:16].replace('T', ' ')}")
+    split, evaluation = _result(evaluations)
+    tiles = []
+    for name in HEADLINES:
+        if name in evaluation.get("metrics", {}):
+            interval = _interval(evaluation, name)
+            tiles.append(
+                f'<div class="tile"><b>{evaluation["metrics"][name]:.4f}</b>'
+                f"<span>{escape(name)}, {escape(split)}</span>"
+                f"<small>{_text(interval) if interval else ''}</small></div>"
+            )
+    return (
+        f"<header>\n<h1>{escape(title)}</h1>\n<p>{escape(', '.join(facts))}</p>\n"
+        f'<div class="tiles">{"".join(tiles)}</div>\n</header>'
+    )
+
+
+def _learning(log: Sequence[Mapping[str, Any]], info: Mapping[str, Any]) -> str:
+    if not log:
+        return _section("Learning", "<p>This model is computed in one go: it has no epochs.</p>")
+    best_epoch = info.get("best_epoch") or None  # 0 where nothing was validated
+    metric = (info.get("training") or {}).get("metric")
+    epochs = [int(line["epoch"]) for line in log]
+    plots = [
+        draw_curve("training loss", epochs, [line["loss"] for line in log], marked_epoch=best_epoch)
+    ]
+    validated = [line for line in log if metric in line.get("validation", {})]
+    if validated:
+        plots.append(
+            draw_curve(
+                f"{metric} on validation",
+                [int(line["epoch"]) for line in validated],
+                [line["validation"][metric] for line in validated],
+                series=1,
+                marked_epoch=best_epoch,
+            )
+        )
+    seconds = sum(line.get("seconds", 0.0) for line in log)
+    plural = "" if len(log) == 1 else "s"
+    sentence = f"{len(log):,} epoch{plural} in {seconds:,.0f} s"
+    if log[-1].get("examples_per_s"):
+        sentence += f", {log[-1]['examples_per_s']:,.0f} examples/s in the last"
+    if best_epoch is not None:
+        sentence += f"; the weights of epoch {best_epoch} (circled) were kept"
+    figures = "".join(f"<figure>{plot}</figure>" for plot in plots)
+    return _section("Learning", f'<p>{escape(sentence)}.</p><div class="plots">{figures}</div>')
+
+
+def _metrics(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
+    if not evaluations:
+        return _section("Metrics", "<p>This run was not evaluated yet.</p>")
+    columns = ["metric"]
+    for split in evaluations:
+        columns += [split, "interval"]
+    names = dict.fromkeys(name for one in evaluations.values() for name in one["metrics"])
+    rows = []
+    for name in names:
+        row: list[object] = [name]
+        for evaluation in evaluations.values():
+            row += [evaluation["metrics"].get(name), _interval(evaluation, name)]
+        rows.append(row)
+    return _section("Metrics", _table(columns, rows))
+
+
+def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
+    split, evaluation = _result(evaluations)
+    slices = evaluation.get("slices", {})
+    names = [name for name in SLICES if slices.get(name, {}).get("metrics")]
+    if not names:
+        return ""
+    metrics = list(slices[names[0]]["metrics"])
+    metric = next((name for name in SLICE_METRICS if name in metrics), metrics[0])
+    values = [slices[name]["metrics"][metric] for name in names]
+    plot = draw_intervals(
+        f"{metric} by popularity of the item, {split}",
+        names,
+        values,
+        [
+            _interval(slices[name], metric) or (value, value)
+            for name, value in zip(names, values, strict=True)
+        ],
+    )
+    table = _table(
+        ["", "items", "users", "targets", *metrics],
+        [
+            [name, *(slices[name].get(count) for count in ("items", "users", "targets"))]
+            + [slices[name]["metrics"].get(metric) for metric in metrics]
+            for name in names
+        ],
+    )
+    explanation = (
+        "<p>Items by how often they occur in the histories: head, torso and tail each hold about a "
+        "third of the interactions; new items do not occur there at all.</p>"
+    )
+    return _section(
+        "Popular and rare items",
+        f'{explanation}<div class="plots"><figure>{plot}</figure></div>{table}',
+    )
+
+
+def _examples(examples: Sequence[Example]) -> str:
+    if not examples:
+        return ""
+    blocks = []
+    for example in examples:
+        history = "".join(f"<li>{escape(item)}</li>" for item in example.history)
+        items = "".join(
+            f"<li>{escape(item)} <small>{score:.4g}</small></li>"
+            for item, score in zip(example.items, example.scores, strict=True)
+        )
+        blocks.append(
+            f'<article><h3>{escape(example.label)}</h3><div class="lists">'
+            f"<div><h4>had, oldest first</h4><ul>{history}</ul></div>"
+            f"<div><h4>gets, best first</h4><ol>{items}</ol></div></div></article>"
+        )
+    return _section("Recommendations", "".join(blocks))
+
+
+def _protocol(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
+    _, evaluation = _result(evaluations)
+    protocol = dict(evaluation.get("protocol", {}))
+    notes = protocol.pop("notes", [])
+    parts = []
+    if notes:
+        listed = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
+        parts.append(f'<ul class="notes">{listed}</ul>')
+    if protocol:
+        parts.append(_table(["rule", "value"], _flat(protocol)))
+    return _section("How it was measured", "".join(parts)) if parts else ""
+
+
+def _settings(info: Mapping[str, Any]) -> str:
+    parts = []
+    for name in ("config", "training", "dataset", "versions", "hardware"):
+        if info.get(name):
+            table = _table(["name", "value"], _flat(info[name]))
+            opened = " open" if name == "config" else ""
+            parts.append(f"<details{opened}><summary>{name}</summary>{table}</details>")
+    if info.get("seed") is not None:
+        parts.append(f"<p>Seed: {escape(str(info['seed']))}</p>")
+    return _section("Settings", "".join(parts))
+
+
+def _section(title: str, body: str) -> str:
+    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a table that scrolls sideways on a narrow screen."""
+    kinds = [
+        ' class="number"' if any(isinstance(row[c], (int, float, tuple)) for row in rows) else ""
+        for c in range(len(columns))
+    ]
+    head = "".join(
+        f"<th{kind}>{escape(column)}</th>" for kind, column in zip(kinds, columns, strict=True)
+    )
+    lines = [
+        "".join(
+            f"<td{kind}>{escape(_text(cell))}</td>" for kind, cell in zip(kinds, row, strict=True)
+        )
+        for row in rows
+    ]
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def _text(cell: object) -> str:
+    """Return a cell as text: counts with commas, means with four decimals, intervals as a range."""
+    if cell is None:
+        return "-"
+    if isinstance(cell, tuple):
+        return " to ".join(_text(end) for end in cell)
+    if isinstance(cell, float):
+        return f"{cell:.4f}"
+    return f"{cell:,}" if isinstance(cell, int) else str(cell)
+
+
+def _flat(values: Mapping[str, Any] | Any, prefix: str = "") -> list[list[str]]:
+    """Return [name, value] rows of a nested dictionary, names joined by dots."""
+    rows = []
+    for name, value in dict(values).items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{name}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+            rows.append([f"{prefix}{name}", text])
+    return rows
+
+
+def _interval(evaluation: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    interval = evaluation.get("intervals", {}).get(name)
+    return (interval[0], interval[1]) if interval else None

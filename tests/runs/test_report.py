@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+import re
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from ensue.errors import ExtraError
+from ensue.runs.plots import draw_curve, draw_intervals
+from ensue.runs.report import Example, build_html, read_run
+from tests.runs.example_report import EVALUATION, EXAMPLES, INFO, LOG
+
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Text, tags and attributes of a page; fails on tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.texts.append(data.strip())
+
+
+@pytest.fixture(scope="module")
+def html():
+    return build_html(INFO, LOG, {"validation": EVALUATION, "test": EVALUATION}, EXAMPLES)
+
+
+def test_the_page_says_what_the_run_knows(html):
+    texts = Page(html).texts
+    for text in (
+        "caser on made data",
+        "5,000 users, 2,000 items, 200,000 interactions, made 2026-11-20 10:00",
+        "0.1134",
+        "0.1094 to 0.1184",
+        "6 epochs in 15 s, 64,000 examples/s in the last; "
+        "the weights of epoch 4 (circled) were kept.",
+        "training loss",
+        "map on validation",
+        "recall@10 by popularity of the item, test",
+        "1,650",
+        "formulas.map",
+        "1/|R| sum_j j/r_j",
+        "The split sees other users' future.",
+        "[1, 2, 3]",
+        "Seed: 7",
+        "user u0042",
+        "Tea pot & cups",
+        "2.5",
+    ):
+        assert text in texts
+
+
+def test_an_empty_slice_is_left_out(html):
+    assert "new" not in Page(html).texts
+
+
+def test_nothing_is_asked_of_a_network(html):
+    assert not re.search(r"https?:|//[a-z]|@import|<script|<link|<iframe", html)
+    for tag, attributes in Page(html).tags:
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+            assert (attributes.get(name) or "#").startswith("#"), (tag, attributes)
+    assert set(re.findall(r"url\((.)", html)) == {"#"}
+    assert "default-src 'none'" in html
+
+
+def test_names_in_the_page_are_unique_and_references_resolve(html):
+    ids = [attributes["id"] for _, attributes in Page(html).tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    used = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', html)
+    assert {a or b for a, b in used} <= set(ids)
+
+
+def test_text_of_the_data_stays_text():
+    evil = "<script>alert('x')</script>\"&"
+    info = {**INFO, "model": evil, "config": {evil: evil}, "dataset": {"name": evil, "hash": evil}}
+    evaluation = {**EVALUATION, "protocol": {evil: evil, "notes": [evil]}, "metrics": {evil: 0.5}}
+    html = build_html(info, LOG, {evil: evaluation}, [Example(evil, [evil], [evil], [1.0])])
+    page = Page(html)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert page.texts.count(evil) >= 8
+
+
+def test_colors_are_left_to_the_page(html):
+    drawings = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
+    assert "#0102" not in drawings
+    assert "currentColor" in drawings
+    assert "var(--series-1)" in drawings
+    assert set(re.findall(r"(?:fill|stroke): (#[0-9a-f]+)", drawings)) == set()
+    for variable in ("--series-1", "--series-2"):
+        assert html.count(f"{variable}: #") == 2  # light and dark
+
+
+def test_the_same_run_is_the_same_bytes(html):
+    again = build_html(INFO, LOG, {"validation": EVALUATION, "test": EVALUATION}, EXAMPLES)
+    assert again == html
+
+
+def test_a_bare_run_has_a_page_too():
+    texts = Page(build_html({"model": "popularity"}, [], {}, [])).texts
+    assert "popularity on a dataset" in texts
+    assert "This run was not evaluated yet." in texts
+    assert "This model is computed in one go: it has no epochs." in texts
+
+
+def test_a_run_without_validation_shows_the_loss_alone():
+    log = [{"epoch": 1, "loss": 0.5, "seconds": 1.0}]
+    page = Page(build_html({**INFO, "best_epoch": 0}, log, {}, []))
+    assert "training loss" in page.texts
+    assert "map on validation" not in page.texts
+    assert "1 epochs in 1 s." not in page.texts
+    assert "1 epoch in 1 s." in page.texts
+
+
+def test_means_without_intervals():
+    evaluation = {
+        "metrics": {"map": 0.5},
+        "slices": {"head": {"items": 1, "users": 1, "targets": 1, "metrics": {"map": 0.25}}},
+    }
+    texts = Page(build_html(INFO, [], {"test": evaluation}, [])).texts
+    assert "map by popularity of the item, test" in texts
+    assert texts.count("0.5000") == 2  # tile and table
+
+
+def test_a_curve_marks_the_kept_epoch_only_where_it_is_drawn():
+    marked = draw_curve("loss", [1, 2], [0.5, 0.4], marked_epoch=2)
+    assert marked != draw_curve("loss", [1, 2], [0.5, 0.4])
+    assert draw_curve("loss", [1, 2], [0.5, 0.4], marked_epoch=9) == draw_curve(
+        "loss", [1, 2], [0.5, 0.4]
+    )
+
+
+def test_a_value_outside_its_interval_is_drawn():
+    assert "<svg" in draw_intervals("recall", ["head"], [0.0], [(0.1, 0.2)])
+    assert "<svg" in draw_intervals("recall", ["head"], [0.0], [(0.0, 0.0)])
+
+
+def test_matplotlib_missing_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ExtraError, match=r"the report needs .*'matplotlib'.*ensue\[report\]"):
+        build_html(INFO, LOG, {}, [])
+
+
+def test_read_run(tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "run.json").write_text(json.dumps(INFO))
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LOG) + '{"ep')
+    (tmp_path / "evaluation" / "test.json").write_text(json.dumps(EVALUATION))
+    assert read_run(tmp_path) == (INFO, LOG, {"test": EVALUATION})
