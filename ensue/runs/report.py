@@ -153,12 +153,15 @@ def _metrics(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     columns = ["metric"]
     for split in evaluations:
         columns += [split, "interval"]
-    names = dict.fromkeys(name for one in evaluations.values() for name in one["metrics"])
+    means = [
+        {**evaluation["metrics"], **evaluation.get("coverage", {})}
+        for evaluation in evaluations.values()
+    ]
     rows = []
-    for name in names:
+    for name in dict.fromkeys(name for one in means for name in one):
         row: list[object] = [name]
-        for evaluation in evaluations.values():
-            row += [evaluation["metrics"].get(name), _interval(evaluation, name)]
+        for mean, evaluation in zip(means, evaluations.values(), strict=True):
+            row += [mean.get(name), _interval(evaluation, name)]
         rows.append(row)
     return _section("Metrics", _table(columns, rows))
 

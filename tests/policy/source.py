@@ -23,10 +23,11 @@ class Source:
 
 @cache
 def package_sources() -> tuple[Source, ...]:
-    return tuple(
-        Source(path.relative_to(ROOT).as_posix(), text := path.read_text("utf-8"), ast.parse(text))
-        for path in sorted(PACKAGE.rglob("*.py"))
-    )
+    sources = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name, text = path.relative_to(ROOT).as_posix(), path.read_text("utf-8")
+        sources.append(Source(name, text, ast.parse(text, filename=name)))
+    return tuple(sources)
 
 
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:

@@ -38,6 +38,7 @@ METRICS = {"map": 0.1134, "mrr": 0.2571, "ndcg@10": 0.1832, "recall@10": 0.2211,
 EVALUATION: dict[str, Any] = {
     "metrics": METRICS,
     "intervals": {name: [value - 0.004, value + 0.005] for name, value in METRICS.items()},
+    "coverage": {"coverage@10": 0.625},
     "protocol": {
         "split": "test",
         "candidates": "full catalogue",

@@ -54,6 +54,8 @@ def test_the_page_says_what_the_run_knows(html):
         "5,000 users, 2,000 items, 200,000 interactions, made 2026-11-20 10:00",
         "0.1134",
         "0.1094 to 0.1184",
+        "coverage@10",
+        "0.6250",
         "6 epochs in 15 s, 64,000 examples/s in the last; "
         "the weights of epoch 4 (circled) were kept.",
         "training loss",
