@@ -2,17 +2,7 @@
 
 For one user: R is the set of targets, r_1 < r_2 < ... their ranks (1 is best), n the length of the
 ranking. A target that cannot be ranked stays in R with rank infinity, so it is never hit.
-
-| metric       | formula                                                                      |
-| ------------ | ---------------------------------------------------------------------------- |
-| hr@k         | 1 if r_1 <= k, else 0                                                        |
-| precision@k  | #{j: r_j <= k} / min(k, n)                                                   |
-| recall@k     | #{j: r_j <= k} / |R|                                                         |
-| ndcg@k       | sum_{j: r_j <= k} 1 / log2(1 + r_j), over its value for r = 1..min(|R|, k)   |
-| map@k        | sum_{j: r_j <= k} (j / r_j) / min(|R|, k)                                    |
-| mrr@k        | 1 / r_1 if r_1 <= k, else 0                                                  |
-| map          | sum_j (j / r_j) / |R|, over the whole ranking                                |
-| mrr          | 1 / r_1, over the whole ranking                                              |
+FORMULAS holds the definitions.
 
 Shapes: U users, S targets of all users.
 """
@@ -21,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,40 +36,53 @@ class TargetRanks:
     """Ranks of the targets of U users, each of whom has at least one.
 
     users: [S] int64, position 0..U-1 of the user of each target, ascending.
+    items: [S] int32, the targets.
     ranks: [S] float64, ascending for each user; 1 is best, infinity is "never".
     lengths: [U] int64, the length of each user's ranking.
     """
 
     users: NDArray[np.int64]
+    items: NDArray[np.int32]
     ranks: Floats
     lengths: NDArray[np.int64]
 
     @classmethod
     def sort(
-        cls, users: NDArray[np.int64], ranks: NDArray[np.integer], lengths: NDArray[np.int64]
+        cls,
+        users: NDArray[np.int64],
+        items: NDArray[np.int32],
+        ranks: NDArray[np.int64],
+        lengths: NDArray[np.int64],
     ) -> TargetRanks:
         """Return the ranks in order; a rank of 0 stands for "never"."""
         values = np.where(ranks > 0, ranks, np.inf)
         order = np.lexsort((values, users))
-        return cls(users[order], values[order], lengths)
+        return cls(users[order], items[order], values[order], lengths)
 
     @classmethod
-    def of(cls, ranks: Sequence[Sequence[int]], length: int) -> TargetRanks:
+    def of(cls, ranks: Sequence[Sequence[int]], *, length: int) -> TargetRanks:
         """Return the given ranks of users 0, 1, ..., whose rankings hold `length` items."""
         users = np.repeat(np.arange(len(ranks)), [len(own) for own in ranks])
         flat = np.array([rank for own in ranks for rank in own], dtype=np.int64)
-        return cls.sort(users, flat, np.full(len(ranks), length))
+        items = np.zeros(len(flat), dtype=np.int32)
+        return cls.sort(users, items, flat, np.full(len(ranks), length))
+
+    def restrict(self, keep: NDArray[np.bool_]) -> TargetRanks:
+        """Return the ranks of some targets [S], and of the users who have any of them."""
+        users, position = np.unique(self.users[keep], return_inverse=True)
+        return TargetRanks(position, self.items[keep], self.ranks[keep], self.lengths[users])
 
     def sum(self, values: NDArray[np.generic]) -> Floats:
         """Return the sum [U] of `values` [S] over each user's targets."""
-        return np.bincount(self.users, weights=values, minlength=len(self.lengths))
+        sums = np.bincount(self.users, weights=values, minlength=len(self.lengths))
+        return cast(Floats, sums)
 
-    @property
+    @cached_property
     def num_targets(self) -> NDArray[np.int64]:
         """Number of targets |R| of each user [U]."""
         return np.bincount(self.users, minlength=len(self.lengths))
 
-    @property
+    @cached_property
     def positions(self) -> NDArray[np.int64]:
         """Position j = 1..|R| of each target among the targets of its user [S]."""
         first = np.cumsum(self.num_targets) - self.num_targets
@@ -124,10 +129,10 @@ def ndcg(targets: TargetRanks, k: int) -> Floats:
     return targets.sum(gains) / ideal[np.minimum(targets.num_targets, k) - 1]
 
 
-def mean_average_precision(targets: TargetRanks, k: int | None = None) -> Floats:
+def average_precision(targets: TargetRanks, k: int | None = None) -> Floats:
     """Return the average precision [U] of each user, whose mean is map or map@k.
 
-    >>> mean_average_precision(TargetRanks.of([[1, 4, 10]], length=20)).round(9).tolist()
+    >>> average_precision(TargetRanks.of([[1, 4, 10]], length=20)).round(9).tolist()
     [0.6]
     """
     precisions = targets.positions / targets.ranks
@@ -137,10 +142,10 @@ def mean_average_precision(targets: TargetRanks, k: int | None = None) -> Floats
     return targets.sum(hits) / np.minimum(targets.num_targets, k)
 
 
-def mean_reciprocal_rank(targets: TargetRanks, k: int | None = None) -> Floats:
+def reciprocal_rank(targets: TargetRanks, k: int | None = None) -> Floats:
     """Return the reciprocal rank [U] of each user's best target, whose mean is mrr or mrr@k.
 
-    >>> mean_reciprocal_rank(TargetRanks.of([[4, 10]], length=20)).tolist()
+    >>> reciprocal_rank(TargetRanks.of([[4, 10]], length=20)).tolist()
     [0.25]
     """
     is_best = targets.positions == 1
@@ -151,20 +156,20 @@ def mean_reciprocal_rank(targets: TargetRanks, k: int | None = None) -> Floats:
 
 def all_metrics(targets: TargetRanks, ks: Sequence[int]) -> dict[str, Floats]:
     """Return every metric [U], by name: "map", "mrr", then "hr@1", "precision@1", ..."""
-    metrics = {"map": mean_average_precision(targets), "mrr": mean_reciprocal_rank(targets)}
+    metrics = {"map": average_precision(targets), "mrr": reciprocal_rank(targets)}
     for k in ks:
         metrics[f"hr@{k}"] = hit_rate(targets, k)
         metrics[f"precision@{k}"] = precision(targets, k)
         metrics[f"recall@{k}"] = recall(targets, k)
         metrics[f"ndcg@{k}"] = ndcg(targets, k)
-        metrics[f"map@{k}"] = mean_average_precision(targets, k)
-        metrics[f"mrr@{k}"] = mean_reciprocal_rank(targets, k)
+        metrics[f"map@{k}"] = average_precision(targets, k)
+        metrics[f"mrr@{k}"] = reciprocal_rank(targets, k)
     return metrics
 
 
 def slice_metrics(targets: TargetRanks, ks: Sequence[int]) -> dict[str, Floats]:
     """Return the metrics [U] that have a meaning for part of a user's targets."""
-    metrics = {"map": mean_average_precision(targets)}
+    metrics = {"map": average_precision(targets)}
     for k in ks:
         metrics[f"recall@{k}"] = recall(targets, k)
         metrics[f"ndcg@{k}"] = ndcg(targets, k)

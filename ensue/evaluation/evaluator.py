@@ -1,0 +1,277 @@
+"""Evaluate a model on the held-out items of every user, ranked among the whole catalogue.
+
+The model scores blocks of users whose size depends on the catalogue alone (at most 64 MiB of
+scores, never [users, items]); the last block is filled up by repeating its users. So a result
+depends neither on a batch size nor on which users are evaluated together.
+
+Shapes: U evaluated users, B users of a block, I items, S targets of all users.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from ensue.data.dataset import Dataset, Part
+from ensue.data.histories import Histories
+from ensue.errors import DataError, RunError, UsageError
+from ensue.evaluation.intervals import Bootstrap
+from ensue.evaluation.metrics import FORMULAS, TargetRanks, all_metrics
+from ensue.evaluation.ranks import BlockRanks, Jagged, rank_block
+from ensue.evaluation.result import Evaluation
+from ensue.evaluation.slices import evaluate_slices, popularity_slices
+from ensue.progress import track
+from ensue.protocols import Scorer
+
+Split = Literal["validation", "test"]
+
+BLOCK_BYTES = 64 << 20
+
+
+def evaluate(
+    model: Scorer,
+    dataset: Dataset,
+    *,
+    split: Split = "test",
+    ks: Sequence[int] = (1, 5, 10, 20),
+    exclude_seen: bool = True,
+    num_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    max_users: int | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Return the metrics of `model` on every user who has held-out items.
+
+    Args:
+        split: the held-out part; the model is given everything before it.
+        ks: cut-offs of the metrics.
+        exclude_seen: rank only items that are not in the user's history.
+        num_resamples: bootstrap resamples for the intervals; 0 leaves them out.
+        seed: of the resamples, and of the choice of users.
+        max_users: evaluate a random sample of this many users.
+
+    Raises:
+        UsageError: an argument has no meaning, or the model is of another catalogue.
+        DataError: the split is empty.
+        RunError: a score is NaN.
+    """
+    rng = np.random.default_rng(seed)
+    bootstrap = Bootstrap(num_resamples, confidence, rng)
+    task = _make_task(dataset, split, ks, exclude_seen, max_users, rng)
+    if model.num_items != dataset.num_items:
+        raise UsageError(
+            f"a model is evaluated on the catalogue it was made for; it has {model.num_items} "
+            f"items, {dataset.path} has {dataset.num_items}."
+        )
+    targets, coverage = _rank_all(model, task, progress)
+    metrics = all_metrics(targets, task.ks)
+    slice_of_item = popularity_slices(task.history.item_counts(dataset.num_items))
+    protocol = _describe(task, targets) | {
+        "users": "all with held-out items"
+        if max_users is None
+        else f"at most {max_users} of those with held-out items, at random (seed {seed})",
+        "interval": f"percentile bootstrap over users, {num_resamples} resamples (seed {seed})"
+        if num_resamples
+        else "none",
+        "confidence": confidence,
+    }
+    return Evaluation(
+        metrics={name: float(values.mean()) for name, values in metrics.items()},
+        intervals=bootstrap.intervals(metrics),
+        slices=evaluate_slices(targets, slice_of_item, ks=task.ks, bootstrap=bootstrap),
+        coverage=coverage,
+        protocol=protocol,
+        users=pl.DataFrame(
+            {"user": task.users.astype(np.int32), "num_targets": targets.num_targets} | metrics
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be ranked, for whom.
+
+    users: [U] dense ids, ascending; items: their distinct targets.
+    """
+
+    dataset: Dataset
+    split: Split
+    part: Part
+    history: Histories
+    users: NDArray[np.int64]
+    items: Jagged
+    ks: tuple[int, ...]
+    exclude_seen: bool
+
+
+def _make_task(
+    dataset: Dataset,
+    split: Split,
+    ks: Sequence[int],
+    exclude_seen: bool,
+    max_users: int | None,
+    rng: np.random.Generator,
+) -> _Task:
+    """Return the task after checking the arguments that shape it."""
+    if split not in ("validation", "test"):
+        raise UsageError(f"split must be 'validation' or 'test'; got {split!r}.")
+    if not ks or min(ks) < 1:
+        raise UsageError(f"ks must be cut-offs of 1 or more; got {list(ks)}.")
+    if max_users is not None and max_users < 1:
+        raise UsageError(f"max_users must be 1 or more; got {max_users}.")
+    held_out = dataset.targets(split)
+    users = np.flatnonzero(held_out.lengths > 0)
+    if len(users) == 0:
+        raise DataError(
+            f"evaluation needs held-out interactions; {dataset.path} has none in its {split} part. "
+            "Prepare the dataset with a split that has one."
+        )
+    if max_users is not None and max_users < len(users):
+        users = np.sort(rng.choice(users, max_users, replace=False))
+    part: Part = "train" if split == "validation" else "train+validation"
+    return _Task(
+        dataset=dataset,
+        split=split,
+        part=part,
+        history=dataset.histories(part),
+        users=users,
+        items=_distinct_items(held_out, users),
+        ks=tuple(sorted(set(ks))),
+        exclude_seen=exclude_seen,
+    )
+
+
+def _distinct_items(held_out: Histories, users: NDArray[np.int64]) -> Jagged:
+    """Return the set of held-out items of each user."""
+    rows, offsets = held_out.rows(users)
+    positions = np.repeat(np.arange(len(users)), np.diff(offsets))
+    pairs = np.unique(positions << 32 | held_out.items[rows])
+    counts = np.bincount(pairs >> 32, minlength=len(users))
+    return Jagged((pairs & 0xFFFFFFFF).astype(np.int32), np.concatenate([[0], np.cumsum(counts)]))
+
+
+def _rank_all(model: Scorer, task: _Task, progress: bool) -> tuple[TargetRanks, dict[str, float]]:
+    """Return the ranks of all targets, and the share of the catalogue in the top k of any user."""
+    num_users = len(task.users)
+    ranks = np.empty(len(task.items.items), dtype=np.int64)
+    lengths = np.empty(num_users, dtype=np.int64)
+    is_covered = np.zeros((len(task.ks), task.dataset.num_items + 1), dtype=bool)
+    block_size = _block_size(task.dataset.num_items)
+    with (
+        _inference(model) as device,
+        ThreadPoolExecutor(torch.get_num_threads()) as pool,
+        track("evaluate", num_users, unit="users", enabled=progress) as advance,
+    ):
+        for first in range(0, num_users, block_size):
+            users = slice(first, min(first + block_size, num_users))
+            block = _rank_block(model, task, users, block_size, device, pool)
+            ranks[task.items.offsets[users.start] : task.items.offsets[users.stop]] = block.ranks
+            lengths[users] = block.num_candidates
+            for n, k in enumerate(task.ks):
+                is_covered[n, block.top[:, :k]] = True
+            advance(users.stop - users.start)
+    positions = np.repeat(np.arange(num_users), np.diff(task.items.offsets))
+    targets = TargetRanks.sort(positions, task.items.items, ranks, lengths)
+    shares = is_covered[:, 1:].mean(axis=1)
+    return targets, {f"coverage@{k}": float(shares[n]) for n, k in enumerate(task.ks)}
+
+
+def _block_size(num_items: int) -> int:
+    """Return the number of users whose scores are made at once."""
+    return int(np.clip(BLOCK_BYTES // (4 * (num_items + 1)), 16, 256))
+
+
+def _rank_block(
+    model: Scorer,
+    task: _Task,
+    users: slice,
+    block_size: int,
+    device: torch.device,
+    pool: ThreadPoolExecutor,
+) -> BlockRanks:
+    """Score and rank users[first:last], at most `block_size` of them."""
+    chosen = task.users[users]
+    batch = task.history.batch(np.resize(chosen, block_size), model.max_len)  # repeats users
+    scores = model.score(batch.to(device))
+    shape = (block_size, task.dataset.num_items + 1)
+    if scores.shape != shape:
+        raise UsageError(
+            f"score must return one row for each user and one column for each item and padding, "
+            f"{shape}; {type(model).__name__} gave {tuple(scores.shape)}."
+        )
+    rows, offsets = task.history.rows(chosen if task.exclude_seen else chosen[:0])
+    if not task.exclude_seen:
+        offsets = np.zeros(len(chosen) + 1, dtype=np.int64)
+    target_offsets = task.items.offsets[users.start : users.stop + 1]
+    targets = task.items.items[target_offsets[0] : target_offsets[-1]]
+    block = rank_block(
+        scores[: len(chosen)].float().cpu().contiguous().numpy(),
+        Jagged(targets, target_offsets - target_offsets[0]),
+        Jagged(task.history.items[rows], offsets),
+        k=task.ks[-1],
+        pool=pool,
+    )
+    if block.num_candidates.min() < 0:
+        user = task.dataset.user_ids.to_raw([chosen[np.argmin(block.num_candidates)]])[0]
+        raise RunError(
+            f"scores must be numbers; {type(model).__name__} gave NaN for user {user!r}. "
+            "Train it again, with a lower learning rate if its loss grew."
+        )
+    return block
+
+
+@contextmanager
+def _inference(model: Scorer) -> Iterator[torch.device]:
+    """Yield the model's device, with the model in evaluation mode and without gradients."""
+    with torch.inference_mode():
+        if not isinstance(model, torch.nn.Module):
+            yield torch.device("cpu")
+            return
+        was_training = model.training
+        model.eval()
+        try:
+            tensors = itertools.chain(model.parameters(), model.buffers())
+            yield next((tensor.device for tensor in tensors), torch.device("cpu"))
+        finally:
+            model.train(was_training)
+
+
+def _describe(task: _Task, targets: TargetRanks) -> dict[str, Any]:
+    """Return what a reader needs to compare the numbers with others."""
+    info = task.dataset.info
+    seen_rule = (
+        "items of the user's history are removed from the ranking; a target among them stays a "
+        "target and is never hit"
+        if task.exclude_seen
+        else "items of the user's history stay in the ranking"
+    )
+    return {
+        "dataset": {"name": info.name, "hash": info.hash},
+        "split": task.split,
+        "history": task.part,
+        "candidates": "full catalogue",
+        "num_candidates": task.dataset.num_items,
+        "exclude_seen": task.exclude_seen,
+        "seen_items": seen_rule,
+        "ties": "equal scores are ordered by ascending dense item id",
+        "targets": "the distinct held-out items of each user",
+        "ks": list(task.ks),
+        "metrics": FORMULAS,
+        "mean": "each user counts once",
+        "num_users": len(task.users),
+        "num_targets": len(targets.ranks),
+        "num_seen_targets": int(np.isinf(targets.ranks).sum()),
+        "slices": "head, torso, tail: items by interactions in the history part, cut where they "
+        "hold 1/3 and 2/3 of all; new: items with none there; only targets in the slice count",
+        "notes": list(info.notes),
+    }
