@@ -74,7 +74,15 @@ STRUCTURE = plant(0.9)
 NOISE = plant(0.0, num_users=1000)
 NUM_ITEMS = STRUCTURE.num_items + NEW_ITEMS
 LONG = [int(item) for item in np.random.default_rng(5).integers(1, NUM_ITEMS + 1, 300)]
-HISTORIES: list[list[int]] = [[7], [], [3, 4, 5], LONG, [NUM_ITEMS], [9, 2, 9, 9], list(range(1, 30))]
+HISTORIES: list[list[int]] = [
+    [7],
+    [],
+    [3, 4, 5],
+    LONG,
+    [NUM_ITEMS],
+    [9, 2, 9, 9],
+    list(range(1, 30)),
+]
 USERS = [1, 2, 0, 600, 0, 3, 17]
 
 
@@ -119,7 +127,9 @@ def test_a_batch_of_empty_histories_is_finite(model: Model) -> None:
 
 def test_a_batch_equals_its_single_rows(model: Model) -> None:
     singles = [score(model, [h], [u]) for h, u in zip(HISTORIES, USERS, strict=True)]
-    torch.testing.assert_close(score(model, HISTORIES, USERS), torch.cat(singles), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        score(model, HISTORIES, USERS), torch.cat(singles), rtol=0, atol=1e-6
+    )
 
 
 def test_rows_move_with_their_histories(model: Model) -> None:
