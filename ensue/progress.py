@@ -64,6 +64,11 @@ def track(
         lines.close()
 
 
+def note(text: str) -> None:
+    """Write a line on standard error: what a person should know and a program need not read."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def format_fields(fields: dict[str, object]) -> str:
     """Return the figures as text.
 

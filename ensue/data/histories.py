@@ -53,14 +53,18 @@ class HistoryBatch:
 
     @classmethod
     def from_lists(
-        cls, histories: Sequence[Sequence[int]], users: Sequence[int] | None = None
+        cls,
+        histories: Sequence[Sequence[int] | NDArray[np.int64]],
+        users: Sequence[int] | None = None,
     ) -> HistoryBatch:
         """Return a batch of the given dense-id histories; users default to 0, "unknown"."""
         lengths = [len(history) for history in histories]
         return cls(
             users=torch.tensor(users if users is not None else [0] * len(lengths)).long(),
-            items=torch.tensor([item for history in histories for item in history]).long(),
-            offsets=torch.tensor(np.concatenate([[0], np.cumsum(lengths)])).long(),
+            items=torch.from_numpy(
+                np.concatenate([np.asarray(history, dtype=np.int64) for history in histories])
+            ),
+            offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)),
         )
 
 

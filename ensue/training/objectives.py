@@ -23,6 +23,7 @@ from ensue.errors import DataError
 from ensue.losses.pairwise import bpr_loss
 from ensue.losses.pointwise import negative_loss, positive_loss
 from ensue.losses.reduce import masked_mean, masked_sum
+from ensue.models.base import Model
 from ensue.models.baselines.bpr import BPR
 from ensue.models.sequential.caser import Caser
 
@@ -123,3 +124,12 @@ class PairObjective(Objective):
         users, candidates = batch
         logits = model.logits(users, candidates)
         return masked_mean(bpr_loss(logits[:, 0], logits[:, 1]), candidates[:, 1] != 0)
+
+
+def make_objective(model: Model, histories: Histories, *, batch_size: int, seed: int) -> Objective:
+    """Return the objective of a model that is trained by gradient steps."""
+    if isinstance(model, Caser):
+        return WindowObjective(model, histories, batch_size=batch_size, seed=seed)
+    if isinstance(model, BPR):
+        return PairObjective(model, histories, batch_size=batch_size, seed=seed)
+    raise TypeError(f"{type(model).__name__} has no objective")

@@ -1,0 +1,95 @@
+"""`ensue recommend`: ranked items for users and for histories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ensue.runs.recommend import Recommendation
+
+
+def recommend(
+    run: Annotated[Path, typer.Argument(help="Run folder made by ensue train.")],
+    user: Annotated[
+        list[str] | None, typer.Option("--user", help="A user id of the log; repeat.")
+    ] = None,
+    history: Annotated[
+        list[str] | None,
+        typer.Option("--history", help="Item ids ID,ID,..., oldest first; repeat."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="Number of items.")] = 10,
+    exclude_seen: Annotated[
+        bool,
+        typer.Option("--exclude-seen/--include-seen", help="Leave out items of the history."),
+    ] = True,
+    allow: Annotated[
+        Path | None, typer.Option(help="File of item ids, one a line: only these.")
+    ] = None,
+    deny: Annotated[
+        Path | None, typer.Option(help="File of item ids, one a line: never these.")
+    ] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(help='JSON lines, each {"user": ID} or {"history": [ID, ...]}.'),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="JSON lines, one answer a request.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+) -> None:
+    """Recommend items for known users or for any history, seen in training or not."""
+    from ensue.cli.output import print_json, print_text
+    from ensue.errors import UsageError
+    from ensue.runs.batches import read_ids, recommend_file
+    from ensue.runs.run import load
+
+    options = {
+        "k": k,
+        "exclude_seen": exclude_seen,
+        "allow": read_ids(allow) if allow else None,
+        "deny": read_ids(deny) if deny else None,
+    }
+    opened = load(run)
+    if batch is not None:
+        if output is None or user or history:
+            raise UsageError("--batch FILE needs -o FILE, and no --user or --history beside it.")
+        count = recommend_file(opened, batch, output, **options)
+        if as_json:
+            print_json({"path": str(output), "requests": count})
+        else:
+            print_text(f"{count:,} answers are in {output}.")
+        return
+    if output is not None:
+        raise UsageError("-o FILE goes with --batch FILE.")
+    if not user and not history:
+        raise UsageError("ensue recommend needs --user ID, --history ID,ID,... or --batch FILE.")
+    histories = [[item for item in text.split(",") if item] for text in history or []]
+    answers = opened.recommend(users=user or None, histories=histories or None, **options)
+    if as_json:
+        requests = [answer.to_dict() for answer in answers]
+        print_json(requests[0] if len(requests) == 1 else {"requests": requests})
+        return
+    for answer in answers:
+        _print_answer(answer, opened.item_names())
+
+
+def _print_answer(answer: Recommendation, names: dict[str, str]) -> None:
+    """Write one answer as a table, with what a person should know beside it."""
+    from ensue.cli.output import print_message, print_table
+
+    if answer.user is not None and not answer.is_known:
+        print_message(f"User {answer.user} is not in the log; this is for an empty history.")
+    if answer.unknown_items:
+        print_message(f"Not in the catalogue, left out: {', '.join(answer.unknown_items)}.")
+    title = "for the history" if answer.user is None else f"for user {answer.user}"
+    columns = ["rank", "item", *(["name"] if names else []), "score"]
+    rows = [
+        [rank, item, *([names.get(item, "")] if names else []), score]
+        for rank, (item, score) in enumerate(zip(answer.items, answer.scores, strict=True), 1)
+    ]
+    print_table(columns, rows, title=title)

@@ -1,0 +1,76 @@
+"""The models Ensue ships, by name: a closed list, so a run directory can build nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ensue.errors import UsageError, did_you_mean
+from ensue.models.base import FittedModel, Model
+from ensue.models.baselines.bpr import BPR
+from ensue.models.baselines.ease import EASE
+from ensue.models.baselines.item_knn import ItemKNN
+from ensue.models.baselines.markov import Markov
+from ensue.models.baselines.popularity import Popularity
+from ensue.models.sequential.caser import Caser
+
+
+@dataclass(frozen=True)
+class Method:
+    """A model and its named groups of settings (of the model and of the training)."""
+
+    model: type[Model]
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the model is computed in one go instead of trained step by step."""
+        return issubclass(self.model, FittedModel)
+
+
+METHODS: dict[str, Method] = {
+    "caser": Method(
+        Caser,
+        presets={
+            "author_pytorch": {},
+            "paper": {"loss": "sum", "num_negatives": None, "batch_size": 100},
+            "gowalla": {
+                "num_targets": 1,
+                "num_vertical": 2,
+                "conv_activation": "identity",
+                "hidden_activation": "sigmoid",
+            },
+        },
+    ),
+    "bpr": Method(BPR),
+    "popularity": Method(Popularity),
+    "item_knn": Method(ItemKNN),
+    "markov": Method(Markov),
+    "ease": Method(EASE),
+}
+
+
+def get_method(name: str) -> Method:
+    """Return the method called `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in METHODS:
+        raise UsageError(f"there is no model {name!r}.{did_you_mean(name, METHODS)}")
+    return METHODS[name]
+
+
+def get_preset(model: str, preset: str | None) -> dict[str, Any]:
+    """Return the settings of a preset; none for None.
+
+    Raises:
+        UsageError: the model has no such preset.
+    """
+    presets = get_method(model).presets
+    if preset is None:
+        return {}
+    if preset not in presets:
+        known = did_you_mean(preset, presets) if presets else " It has none."
+        raise UsageError(f"{model} has no preset {preset!r}.{known}")
+    return dict(presets[preset])

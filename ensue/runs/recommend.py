@@ -1,0 +1,188 @@
+"""Ranked items for a known user or for any history: raw ids in, raw ids out.
+
+A user's history is what the run stores of it. Ties are ordered by ascending dense item id, as in
+evaluation. Shapes: B requests, I items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ensue.data.histories import Histories, HistoryBatch
+from ensue.data.ids import IdMap
+from ensue.errors import RunError, UsageError
+from ensue.evaluation.ranks import Jagged, rank_block
+from ensue.models.base import Model
+
+BLOCK_BYTES = 64 << 20  # scores held at a time
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer to one request, best item first.
+
+    user: the raw user id; None where a history was given.
+    is_known: whether the user was in the training data.
+    unknown_items: items of the given history that are not in the catalogue and were left out.
+    """
+
+    items: list[str]
+    scores: list[float]
+    user: str | None = None
+    is_known: bool = False
+    unknown_items: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer, ready for JSON."""
+        answer: dict[str, Any] = {"items": self.items, "scores": self.scores}
+        if self.user is not None:
+            answer |= {"user": self.user, "known": self.is_known}
+        if self.unknown_items:
+            answer["unknown_items"] = self.unknown_items
+        return answer
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A request in dense ids: user 0 is unknown; `items` is the history."""
+
+    user: int
+    items: NDArray[np.int64]
+    raw_user: str | None
+    unknown_items: list[str]
+
+
+class Recommender:
+    """Answers requests with one model. `histories` are those of the known users."""
+
+    def __init__(
+        self, model: Model, user_ids: IdMap, item_ids: IdMap, histories: Histories
+    ) -> None:
+        self.model = model
+        self.user_ids, self.item_ids, self.histories = user_ids, item_ids, histories
+
+    def recommend(
+        self,
+        *,
+        users: Sequence[str | int] | None = None,
+        histories: Sequence[Sequence[str | int]] | None = None,
+        k: int = 10,
+        exclude_seen: bool = True,
+        allow: Iterable[str | int] | None = None,
+        deny: Iterable[str | int] | None = None,
+    ) -> list[Recommendation]:
+        """Return one recommendation per user, then one per history.
+
+        An unknown user, an empty history, and one whose items are all unknown get the model's
+        answer to an empty history.
+
+        Args:
+            k: at most this many items; fewer where the catalogue or the lists leave fewer.
+            exclude_seen: leave out items of the history.
+            allow: recommend these items only; items not in the catalogue are ignored.
+            deny: never recommend these.
+
+        Raises:
+            UsageError: no request, or k < 1.
+        """
+        if users is None and histories is None:
+            raise UsageError("recommend needs users or histories; got neither.")
+        if k < 1:
+            raise UsageError(f"recommend needs k >= 1; got {k}.")
+        for name, value in (("users", users), ("histories", histories)):
+            if isinstance(value, str):
+                raise UsageError(f"{name} must be a list; got the string {value!r}.")
+        requests = [*self._of_users(users or []), *self._of_histories(histories or [])]
+        hidden = self._hidden(allow, deny)
+        size = max(1, min(256, BLOCK_BYTES // (4 * (self.model.num_items + 1))))
+        answers: list[Recommendation] = []
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            for start in range(0, len(requests), size):
+                block = requests[start : start + size]
+                answers.extend(self._answer(block, k, exclude_seen, hidden, pool))
+        return answers
+
+    def _of_users(self, users: Sequence[str | int]) -> list[_Request]:
+        dense = self.user_ids.to_dense(users)
+        return [
+            _Request(user, self.histories[user].astype(np.int64), str(raw), [])
+            for raw, user in zip(users, dense.tolist(), strict=True)
+        ]
+
+    def _of_histories(self, histories: Sequence[Sequence[str | int]]) -> list[_Request]:
+        requests = []
+        for history in histories:
+            dense = self.item_ids.to_dense(history)
+            unknown = [str(raw) for raw, item in zip(history, dense, strict=True) if item == 0]
+            requests.append(_Request(0, dense[dense > 0], None, unknown))
+        return requests
+
+    def _hidden(
+        self, allow: Iterable[str | int] | None, deny: Iterable[str | int] | None
+    ) -> NDArray[np.bool_]:
+        """Return which items [I + 1] no request may get."""
+        hidden = np.full(self.model.num_items + 1, allow is not None)
+        if allow is not None:
+            hidden[self.item_ids.to_dense(allow)] = False
+        if deny is not None:
+            hidden[self.item_ids.to_dense(deny)] = True
+        hidden[0] = True
+        return hidden
+
+    def _answer(
+        self,
+        requests: list[_Request],
+        k: int,
+        exclude_seen: bool,
+        hidden: NDArray[np.bool_],
+        pool: ThreadPoolExecutor,
+    ) -> list[Recommendation]:
+        """Return the answers to one block of requests."""
+        max_len = self.model.max_len
+        read = [
+            r.items if max_len is None else r.items[max(len(r.items) - max_len, 0) :]
+            for r in requests
+        ]
+        batch = HistoryBatch.from_lists(read, users=[r.user for r in requests])
+        scores = self._score(batch)
+        scores[:, hidden] = np.nan  # NaN is never among the first
+        seen = [r.items if exclude_seen else r.items[:0] for r in requests]
+        offsets = np.concatenate([[0], np.cumsum([len(items) for items in seen])])
+        no_targets = Jagged(np.empty(0, np.int32), np.zeros(len(requests) + 1, np.int64))
+        excluded = Jagged(np.concatenate(seen).astype(np.int32), offsets.astype(np.int64))
+        top = rank_block(
+            scores, no_targets, excluded, k=min(k, self.model.num_items), pool=pool
+        ).top
+        answers = []
+        for row, request in enumerate(requests):
+            items = top[row][top[row] > 0]
+            answers.append(
+                Recommendation(
+                    items=self.item_ids.to_raw(items),
+                    scores=scores[row, items].tolist(),
+                    user=request.raw_user,
+                    is_known=request.user > 0,
+                    unknown_items=request.unknown_items,
+                )
+            )
+        return answers
+
+    def _score(self, batch: HistoryBatch) -> NDArray[np.float32]:
+        """Return scores [B, I + 1] in memory of our own."""
+        self.model.eval()
+        device = next((t.device for t in self.model.state_dict().values()), torch.device("cpu"))
+        with torch.inference_mode():
+            scores = self.model.score(batch.to(device)).float().cpu().contiguous().numpy()
+        if not np.isfinite(scores[:, 1:]).all():
+            raise RunError(
+                "scores must be finite; the model gave NaN or infinity. Train it again, with a "
+                "lower learning rate if its loss grew."
+            )
+        return scores

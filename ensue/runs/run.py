@@ -1,0 +1,198 @@
+"""A run directory: all that is needed to recommend, movable to a machine without the dataset.
+
+```
+RUN/run.json              model, settings, dataset (name, hash, counts), seed, versions, hardware,
+                          metrics; written last: a folder without it is an unfinished training
+RUN/model.safetensors     everything the model learned
+RUN/users.arrow           raw_id and end (row number in histories.arrow) of each user
+RUN/items.arrow           raw_id and item columns
+RUN/histories.arrow       item: all interactions, by user, oldest first
+RUN/log.jsonl             one line an epoch
+RUN/checkpoints/          to resume from
+RUN/evaluation/           what `ensue evaluate` found
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+
+from ensue.config import make_config
+from ensue.data.arrow_file import ColumnFile, read_columns
+from ensue.data.dataset import Dataset
+from ensue.data.histories import Histories
+from ensue.data.ids import IdMap
+from ensue.errors import RunError, UsageError
+from ensue.evaluation.evaluator import evaluate
+from ensue.evaluation.result import Evaluation
+from ensue.files import atomic_file, write_json
+from ensue.models.base import Model
+from ensue.models.table import get_method
+from ensue.runs.recommend import Recommendation, Recommender
+from ensue.training.checkpoints import load_tensors, save_tensors
+from ensue.training.log import read_log
+
+FORMAT = 1
+
+
+class Run:
+    """A finished run, opened. The model and the tables are read when they are first needed."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        file = self.path / "run.json"
+        if not file.is_file():
+            hint = "Make one with ensue train."
+            if (self.path / "checkpoints").is_dir():
+                hint = "Its training did not finish: run ensue train with --resume."
+            raise RunError(f"a run is a folder with a run.json; {self.path} has none. {hint}")
+        try:
+            self.info: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            stored = self.info["format"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise RunError(f"{file} must be what ensue train wrote; it is not: {error}") from None
+        if stored != FORMAT:
+            raise RunError(
+                f"{file} has format {stored!r}, this version reads {FORMAT}. Train again."
+            )
+
+    @cached_property
+    def model(self) -> Model:
+        """The trained model, in evaluation mode."""
+        counts = self.info["dataset"]["counts"]
+        method = get_method(self.info["model"])
+        config = make_config(method.model.Config, self.info["config"])
+        model = method.model(config, num_users=counts["users"], num_items=counts["items"])
+        weights, _ = load_tensors(self.path / "model.safetensors")
+        try:
+            model.load_state_dict(weights, assign=True)
+        except RuntimeError as error:
+            raise RunError(
+                f"{self.path / 'model.safetensors'} must hold the weights of the model that "
+                f"run.json describes; it does not: {str(error).splitlines()[-1].strip()}"
+            ) from None
+        return model.eval().requires_grad_(requires_grad=False)
+
+    @cached_property
+    def item_table(self) -> pl.DataFrame:
+        """raw_id and item columns in dense-id order."""
+        return pl.read_ipc(self.path / "items.arrow")
+
+    def item_names(self) -> dict[str, str]:
+        """Return raw id -> title; empty where the dataset has no titles."""
+        if "title" not in self.item_table.columns:
+            return {}
+        return dict(self.item_table.select("raw_id", "title").iter_rows())
+
+    @cached_property
+    def recommender(self) -> Recommender:
+        """The model with the id maps and the stored histories."""
+        ends = pl.read_ipc(self.path / "users.arrow", columns=["end"])["end"].to_numpy()
+        ends = np.concatenate([[0], ends]).astype(np.int64)  # user 0 has no history
+        items = read_columns(self.path / "histories.arrow")["item"]
+        return Recommender(
+            self.model,
+            IdMap.read(self.path / "users.arrow"),
+            IdMap(self.item_table["raw_id"]),
+            Histories(items, np.concatenate([[0], ends[:-1]]), ends),
+        )
+
+    def recommend(
+        self,
+        *,
+        users: Sequence[str | int] | None = None,
+        histories: Sequence[Sequence[str | int]] | None = None,
+        k: int = 10,
+        exclude_seen: bool = True,
+        allow: Iterable[str | int] | None = None,
+        deny: Iterable[str | int] | None = None,
+    ) -> list[Recommendation]:
+        """Return the first k items for users and for histories; see `Recommender.recommend`."""
+        return self.recommender.recommend(
+            users=users,
+            histories=histories,
+            k=k,
+            exclude_seen=exclude_seen,
+            allow=allow,
+            deny=deny,
+        )
+
+    def evaluate(
+        self,
+        data: Dataset | str | Path | None = None,
+        *,
+        split: Literal["validation", "test"] = "test",
+        **options: Any,
+    ) -> Evaluation:
+        """Evaluate the run, store the result in RUN/evaluation, and return it.
+
+        Args:
+            data: the dataset; None is where it was at training time.
+            options: of `ensue.evaluation.evaluator.evaluate` (ks, exclude_seen, num_resamples...).
+
+        Raises:
+            UsageError: the dataset is another one, or the run was trained on the split.
+        """
+        dataset = self._open_dataset(data)
+        if split == "validation" and self.info["fit"] == "train+validation":
+            raise UsageError(
+                f"a run is evaluated on data it was not trained on; {self.path} was trained on "
+                "train+validation. Use split test."
+            )
+        evaluation = evaluate(self.model, dataset, split=split, **options)
+        evaluation.save(self.path / "evaluation", split)
+        return evaluation
+
+    def evaluations(self) -> dict[str, Evaluation]:
+        """Return the stored evaluations by split."""
+        files = sorted((self.path / "evaluation").glob("*.json"))
+        return {f.stem: Evaluation.load(self.path / "evaluation", f.stem) for f in files}
+
+    def log(self) -> list[dict[str, Any]]:
+        """Return the lines of log.jsonl; none for models that are not trained in epochs."""
+        return read_log(self.path)
+
+    def _open_dataset(self, data: Dataset | str | Path | None) -> Dataset:
+        stored = self.info["dataset"]
+        if not isinstance(data, Dataset):
+            path = Path(stored["path"] if data is None else data)
+            if data is None and not (path / "dataset.json").is_file():
+                raise UsageError(
+                    f"the dataset of {self.path} was at {path} and is not there now; "
+                    "pass its place with --data (data=...)."
+                )
+            data = Dataset(path)
+        if data.info.hash != stored["hash"]:
+            raise UsageError(
+                f"a run is evaluated on the dataset it was trained on ({stored['name']}, hash "
+                f"{stored['hash'][:12]}); {data.path} has hash {data.info.hash[:12]}."
+            )
+        return data
+
+
+def load(path: str | Path) -> Run:
+    """Return the run at `path`; it works without the dataset, on any machine."""
+    return Run(path)
+
+
+def save_run(path: Path, model: Model, dataset: Dataset, info: dict[str, Any]) -> Run:
+    """Write all files of a finished run, run.json last, and return it."""
+    save_tensors(path / "model.safetensors", model.state_dict(), {})
+    with atomic_file(path / "users.arrow") as temporary:
+        users = pl.read_ipc(dataset.path / "users.arrow", columns=["raw_id", "end"])
+        users.write_ipc(temporary)
+    with atomic_file(path / "items.arrow") as temporary:
+        dataset.items_table.write_ipc(temporary)
+    with atomic_file(path / "histories.arrow") as temporary:
+        items = dataset.column("item")
+        with ColumnFile(temporary, {"item": np.int32}, num_rows=len(items)) as file:
+            file.write({"item": items}, first_row=0)
+    write_json(path / "run.json", {"format": FORMAT, **info})
+    return Run(path)

@@ -1,0 +1,249 @@
+"""Train a model on a dataset and store the run."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import ensue
+from ensue.config import Config, make_config
+from ensue.data.dataset import Dataset
+from ensue.errors import ConfigError, DataError, UsageError, did_you_mean
+from ensue.evaluation.evaluator import evaluate
+from ensue.files import write_json
+from ensue.models.base import FittedModel, Model
+from ensue.models.table import get_method, get_preset
+from ensue.progress import note
+from ensue.runs.run import Run, save_run
+from ensue.training.config import TrainingConfig
+from ensue.training.loop import TrainingLoop, Validate, pick_device
+from ensue.training.objectives import make_objective
+
+Fit = Literal["train", "train+validation"]
+VALIDATION_KS = (10, 20)
+
+
+def train(
+    model: str,
+    data: Dataset | str | Path,
+    *,
+    out: str | Path,
+    preset: str | None = None,
+    fit: Fit = "train",
+    resume: bool = False,
+    overwrite: bool = False,
+    **settings: Any,
+) -> Run:
+    """Train `model` on `data` and return the stored run.
+
+    With fit="train" the validation part selects the best epoch and may stop the training early.
+    With fit="train+validation" all epochs are trained and the last weights kept: the final run,
+    once the number of epochs is known.
+
+    Args:
+        model: a name of `ensue.models.table.METHODS`.
+        out: a new folder; an unfinished training in it is continued with resume=True.
+        preset: a named group of settings of the model.
+        settings: of the model and of the training, by field name; they override the preset.
+
+    Raises:
+        UsageError, ConfigError: an argument or a setting has no meaning.
+        RunError: the loss is not finite.
+        KeyboardInterrupt: Ctrl-C; continue with resume=True.
+    """
+    dataset = data if isinstance(data, Dataset) else Dataset(data)
+    if fit not in ("train", "train+validation"):
+        raise UsageError(f"fit must be 'train' or 'train+validation'; got {fit!r}.")
+    config, training = resolve_settings(model, {**get_preset(model, preset), **settings})
+    out = Path(out)
+    is_resumed = _open_output(
+        out,
+        {
+            "model": model,
+            "fit": fit,
+            "dataset": dataset.info.hash,
+            "config": config.model_dump(),
+            "training": training.model_dump() if training else None,
+        },
+        resume=resume,
+        overwrite=overwrite,
+    )
+    started = time.perf_counter()
+    if training is None:
+        trained, result = _fit(model, config, dataset, fit)
+    else:
+        trained, result = _train(model, config, training, dataset, fit, out, resume=is_resumed)
+    info = {
+        "model": model,
+        "preset": preset,
+        "fit": fit,
+        "config": config.model_dump(),
+        "training": training.model_dump() if training else None,
+        "dataset": _describe_dataset(dataset),
+        "seed": training.seed if training else None,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": time.perf_counter() - started,
+        "num_parameters": sum(tensor.numel() for tensor in trained.state_dict().values()),
+        "versions": _versions(),
+        "hardware": _hardware(),
+        **result,
+    }
+    return save_run(out, trained, dataset, info)
+
+
+def resolve_settings(
+    model: str, settings: Mapping[str, Any]
+) -> tuple[Config, TrainingConfig | None]:
+    """Return the model's and the training's settings; no training for models fitted in one go.
+
+    Raises:
+        ConfigError: a name belongs to neither, or a value does not fit.
+    """
+    method = get_method(model)
+    own = set(method.model.Config.model_fields)
+    shared = set() if method.is_fitted else set(TrainingConfig.model_fields)
+    for name in settings:
+        if name not in own | shared:
+            known = sorted(own | shared)
+            hint = did_you_mean(name, known) if known else " It has no settings."
+            raise ConfigError(f"{model} has no setting {name!r}.{hint}")
+    config = make_config(
+        method.model.Config, {name: value for name, value in settings.items() if name in own}
+    )
+    if method.is_fitted:
+        return config, None
+    rest = {name: value for name, value in settings.items() if name in shared}
+    return config, make_config(TrainingConfig, rest)
+
+
+def _open_output(out: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
+    """Make the folder ready and return whether there is a training to continue.
+
+    settings.json says what is being trained, so that nothing else is continued by mistake.
+    """
+    file = out / "settings.json"
+    if resume:
+        if not file.is_file():
+            note(f"{out} holds no training to resume; starting from the beginning.")
+        else:
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            changed = [name for name in identity if stored.get(name) != identity[name]]
+            if changed:
+                raise UsageError(
+                    f"a training is resumed with the settings it was started with; {out} differs "
+                    f"in {', '.join(changed)}. Use the same command, or another output."
+                )
+            if (out / "run.json").is_file():
+                raise UsageError(f"a training is resumed when it is unfinished; {out} is finished.")
+            return True
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if not file.is_file():
+            raise UsageError(
+                f"the output must be a new folder; {out} exists and is no run. "
+                "Choose another output."
+            )
+        if not overwrite:
+            raise UsageError(
+                f"the output must be a new folder; {out} exists. Continue it with --resume, "
+                "replace it with --overwrite, or choose another output."
+            )
+        shutil.rmtree(out)
+    write_json(file, identity)
+    return False
+
+
+def _fit(name: str, config: Config, dataset: Dataset, fit: Fit) -> tuple[Model, dict[str, Any]]:
+    """Return a model computed in one go, and what to say of it."""
+    model = _make_model(name, config, dataset, seed=0)
+    assert isinstance(model, FittedModel)
+    histories = dataset.histories(fit)
+    if histories.lengths.sum() == 0:
+        raise DataError("training needs at least one interaction; the training part has none.")
+    model.fit_(histories)
+    validate = _make_validate(dataset, fit)
+    return model.eval(), {"metrics": {"validation": validate(model)} if validate else {}}
+
+
+def _train(
+    name: str,
+    config: Config,
+    training: TrainingConfig,
+    dataset: Dataset,
+    fit: Fit,
+    out: Path,
+    *,
+    resume: bool,
+) -> tuple[Model, dict[str, Any]]:
+    """Return a model trained by gradient steps, and what to say of it."""
+    device = pick_device(training.device)
+    with torch.random.fork_rng():
+        model = _make_model(name, config, dataset, seed=training.seed).to(device)
+        objective = make_objective(
+            model, dataset.histories(fit), batch_size=training.batch_size, seed=training.seed
+        )
+        validate = _make_validate(dataset, fit)
+        loop = TrainingLoop(model, objective, training, directory=out, validate=validate)
+        progress = loop.run(resume=resume)
+    metrics = {"validation": progress.best_metrics} if validate else {}
+    return model.cpu(), {
+        "metrics": metrics,
+        "epochs": progress.epoch - 1,
+        "best_epoch": progress.best_epoch or progress.epoch - 1,
+    }
+
+
+def _make_model(name: str, config: Config, dataset: Dataset, *, seed: int) -> Model:
+    torch.manual_seed(seed)
+    return get_method(name).model(config, num_users=dataset.num_users, num_items=dataset.num_items)
+
+
+def _make_validate(dataset: Dataset, fit: Fit) -> Validate | None:
+    """Return the function that measures a model on the validation part; None where none is left."""
+    if fit == "train+validation" or dataset.info.counts["validation"] == 0:
+        return None
+
+    def validate(model: Model) -> dict[str, float]:
+        return evaluate(
+            model, dataset, split="validation", ks=VALIDATION_KS, num_resamples=0
+        ).metrics
+
+    return validate
+
+
+def _describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    info = dataset.info
+    return {
+        "name": info.name,
+        "path": str(dataset.path.resolve()),
+        "hash": info.hash,
+        "counts": info.counts,
+        "split": info.split,
+        "notes": info.notes,
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "ensue": ensue.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _hardware() -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+    }
