@@ -10,19 +10,44 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ensue.data.dataset import Dataset
+    from ensue.data.prepare import prepare
+    from ensue.data.sources import fetch
+    from ensue.data.synthetic import SyntheticConfig, generate
     from ensue.errors import EnsueError
+    from ensue.evaluation.evaluator import evaluate
+    from ensue.evaluation.significance import compare
+    from ensue.runs.run import Run, load
+    from ensue.runs.train import train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Dataset",
     "EnsueError",
+    "Run",
+    "SyntheticConfig",
     "__version__",
+    "compare",
+    "evaluate",
+    "fetch",
+    "generate",
+    "load",
+    "prepare",
+    "train",
 ]
 
 _HOMES = {
     "Dataset": "ensue.data.dataset",
     "EnsueError": "ensue.errors",
+    "Run": "ensue.runs.run",
+    "SyntheticConfig": "ensue.data.synthetic",
+    "compare": "ensue.evaluation.significance",
+    "evaluate": "ensue.evaluation.evaluator",
+    "fetch": "ensue.data.sources",
+    "generate": "ensue.data.synthetic",
+    "load": "ensue.runs.run",
+    "prepare": "ensue.data.prepare",
+    "train": "ensue.runs.train",
 }
 
 

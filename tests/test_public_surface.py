@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +14,16 @@ import ensue
 SURFACE = [
     "Dataset",
     "EnsueError",
+    "Run",
+    "SyntheticConfig",
     "__version__",
+    "compare",
+    "evaluate",
+    "fetch",
+    "generate",
+    "load",
+    "prepare",
+    "train",
 ]
 
 
@@ -24,6 +35,18 @@ def test_the_surface_is_this_list():
 @pytest.mark.parametrize("name", SURFACE)
 def test_every_name_can_be_had(name):
     assert getattr(ensue, name) is getattr(ensue, name)
+
+
+def test_type_checkers_see_the_same_names():
+    tree = ast.parse(Path(ensue.__file__).read_text("utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    imported = {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert imported == ensue._HOMES
 
 
 def test_an_unknown_name_is_an_attribute_error():

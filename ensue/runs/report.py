@@ -13,12 +13,21 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
+
 from ensue.evaluation.slices import SLICES
+from ensue.files import atomic_file
 from ensue.runs.plots import draw_curve, draw_intervals
 from ensue.runs.report_style import STYLE
-from ensue.training.log import read_log
+from ensue.runs.run import Run
 
 HEADLINES = ("map", "ndcg@10", "recall@10")
+RUN_FACTS = ("preset", "fit", "seed", "epochs", "best_epoch", "seconds", "num_parameters")
+RUN_GROUPS = ("config", "training", "dataset", "versions", "hardware")
+TITLE_COLUMNS = ("title", "name")
+NUM_USERS_SHOWN = 3
+LENGTH_SHOWN = 10  # items of a history, and of a list
 SLICE_METRICS = ("recall@10", "map")  # the plot shows the first one that was measured
 
 
@@ -43,7 +52,7 @@ def build_html(
     Args:
         info: run.json.
         log: the lines of log.jsonl; empty for a model that is not trained in epochs.
-        evaluations: split ("validation", "test") -> its evaluation; the last one is the result.
+        evaluations: split ("validation", "test") -> its evaluation, as `Evaluation.to_dict`.
 
     Raises:
         ExtraError: matplotlib is not installed.
@@ -72,23 +81,62 @@ def build_html(
     )
 
 
-def read_run(
-    folder: str | Path,
-) -> tuple[dict[str, Any], list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Return run.json, the lines of log.jsonl and the evaluations of a run directory."""
-    folder = Path(folder)
-    info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    evaluations = {
-        split: json.loads((folder / "evaluation" / f"{split}.json").read_text(encoding="utf-8"))
-        for split in ("validation", "test")
-        if (folder / "evaluation" / f"{split}.json").is_file()
-    }
-    return info, read_log(folder), evaluations
+def write_report(run: Run, out: str | Path | None = None) -> Path:
+    """Write the report of a run, by default as RUN/report.html, and return its path.
+
+    Raises:
+        ExtraError: matplotlib is not installed.
+        RunError: a file of the run cannot be read.
+    """
+    path = run.path / "report.html" if out is None else Path(out)
+    evaluations = {split: stored.to_dict() for split, stored in run.evaluations().items()}
+    html = build_html(run.info, run.log(), evaluations, make_examples(run))
+    with atomic_file(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return path
+
+
+def make_examples(run: Run) -> list[Example]:
+    """Return lists for a few users spread over the ids, and for someone new with one item."""
+    recommender = run.recommender
+    num_users = len(recommender.user_ids)
+    rows = np.unique(np.linspace(1, num_users, min(NUM_USERS_SHOWN, num_users), dtype=np.int64))
+    users = recommender.user_ids.to_raw(rows)
+    histories = [recommender.histories[row] for row in rows.tolist()]
+    last = recommender.item_ids.to_raw(histories[0][-1:])
+    titles = _titles(run.item_table)
+    shown = [
+        (f"user {user}: {_last_of(len(history))}", [titles[i - 1] for i in history[-LENGTH_SHOWN:]])
+        for user, history in zip(users, histories, strict=True)
+    ]
+    shown.append(("someone new, with one item", [titles[i - 1] for i in histories[0][-1:]]))
+    answers = run.recommend(users=users, histories=[last], k=LENGTH_SHOWN)
+    return [
+        Example(
+            label,
+            history,
+            [titles[i - 1] for i in recommender.item_ids.to_dense(answer.items)],
+            answer.scores,
+        )
+        for (label, history), answer in zip(shown, answers, strict=True)
+    ]
+
+
+def _last_of(length: int) -> str:
+    return f"{length} items" if length <= LENGTH_SHOWN else f"last {LENGTH_SHOWN} of {length} items"
+
+
+def _titles(items: pl.DataFrame) -> list[str]:
+    """Return what to call each item, in dense-id order: its title where the table has one."""
+    columns = [pl.col(name) for name in items.columns if name.lower() in TITLE_COLUMNS]
+    titles = [pl.when(column.cast(pl.String) != "").then(column) for column in columns]
+    return items.select(pl.coalesce(*titles, "raw_id")).to_series().to_list()
 
 
 def _result(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]]:
-    """Return the split and the evaluation that count: the last one; ("", {}) without any."""
-    return list(evaluations.items())[-1] if evaluations else ("", {})
+    """Return the split and the evaluation that count: test where there is one; ("", {}) if none."""
+    split = "test" if "test" in evaluations else next(iter(evaluations), "")
+    return split, evaluations.get(split, {})
 
 
 def _header(
@@ -99,7 +147,7 @@ def _header(
         f"{counts[name]:,} {name}" for name in ("users", "items", "interactions") if name in counts
     ]
     if info.get("created"):
-        facts.append(f"made {str(info['created'])[:16].replace('T', ' ')}")
+        facts.append(f"made {str(info['created'])[:16].replace('T', ' ')} UTC")
     split, evaluation = _result(evaluations)
     tiles = []
     for name in HEADLINES:
@@ -234,14 +282,13 @@ def _protocol(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _settings(info: Mapping[str, Any]) -> str:
+    groups = {"run": {name: info[name] for name in RUN_FACTS if info.get(name) is not None}}
+    groups |= {name: info[name] for name in RUN_GROUPS if info.get(name)}
     parts = []
-    for name in ("config", "training", "dataset", "versions", "hardware"):
-        if info.get(name):
-            table = _table(["name", "value"], _flat(info[name]))
-            opened = " open" if name == "config" else ""
-            parts.append(f"<details{opened}><summary>{name}</summary>{table}</details>")
-    if info.get("seed") is not None:
-        parts.append(f"<p>Seed: {escape(str(info['seed']))}</p>")
+    for name, group in groups.items():
+        table = _table(["name", "value"], _flat(group))
+        opened = " open" if name == "config" else ""
+        parts.append(f"<details{opened}><summary>{name}</summary>{table}</details>")
     return _section("Settings", "".join(parts))
 
 
@@ -289,8 +336,8 @@ def _flat(values: Mapping[str, Any] | Any, prefix: str = "") -> list[list[str]]:
         if isinstance(value, Mapping):
             rows += _flat(value, f"{prefix}{name}.")
         else:
-            text = value if isinstance(value, str) else json.dumps(value)
-            rows.append([f"{prefix}{name}", text])
+            text = f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
+            rows.append([f"{prefix}{name}", value if isinstance(value, str) else text])
     return rows
 
 

@@ -17,6 +17,7 @@ INFO: dict[str, Any] = {
         "counts": {"users": 5000, "items": 2000, "interactions": 200000},
     },
     "seed": 7,
+    "num_parameters": 844121,
     "versions": {"python": "3.11.7", "torch": "2.13.0"},
     "hardware": {"cpu": "a processor", "cores": 2},
     "created": "2026-11-20T10:00:00+00:00",

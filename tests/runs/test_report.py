@@ -1,15 +1,18 @@
 from __future__ import annotations
 
-import json
 import re
 import sys
 from html.parser import HTMLParser
 
+import polars as pl
 import pytest
 
 from ensue.errors import ExtraError
 from ensue.runs.plots import draw_curve, draw_intervals
-from ensue.runs.report import Example, build_html, read_run
+from ensue.runs.report import Example, build_html, make_examples, write_report
+from ensue.runs.run import Run
+from ensue.runs.train import train
+from tests.helpers import make_dataset
 from tests.runs.example_report import EVALUATION, EXAMPLES, INFO, LOG
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}
@@ -51,7 +54,7 @@ def test_the_page_says_what_the_run_knows(html):
     texts = Page(html).texts
     for text in (
         "caser on made data",
-        "5,000 users, 2,000 items, 200,000 interactions, made 2026-11-20 10:00",
+        "5,000 users, 2,000 items, 200,000 interactions, made 2026-11-20 10:00 UTC",
         "0.1134",
         "0.1094 to 0.1184",
         "coverage@10",
@@ -66,7 +69,8 @@ def test_the_page_says_what_the_run_knows(html):
         "1/|R| sum_j j/r_j",
         "The split sees other users' future.",
         "[1, 2, 3]",
-        "Seed: 7",
+        "num_parameters",
+        "844121",
         "user u0042",
         "Tea pot & cups",
         "2.5",
@@ -164,9 +168,54 @@ def test_matplotlib_missing_is_named_with_its_extra(monkeypatch):
         build_html(INFO, LOG, {}, [])
 
 
-def test_read_run(tmp_path):
-    (tmp_path / "evaluation").mkdir()
-    (tmp_path / "run.json").write_text(json.dumps(INFO))
-    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LOG) + '{"ep')
-    (tmp_path / "evaluation" / "test.json").write_text(json.dumps(EVALUATION))
-    assert read_run(tmp_path) == (INFO, LOG, {"test": EVALUATION})
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    histories = [[1, 2, 3, 4], [2, 3, 1], [3, 4, 1, 2], [4, 1, 2]]
+    make_dataset(folder / "data", histories, notes=["A note on the split."])
+    return train("popularity", folder / "data", out=folder / "run")
+
+
+def test_write_report(run):
+    run.evaluate(num_resamples=10)
+    path = write_report(run)
+    assert path == run.path / "report.html"
+    texts = Page(path.read_text(encoding="utf-8")).texts
+    assert "popularity on tiny" in texts
+    assert "A note on the split." in texts
+    assert f"{run.evaluations()['test'].metrics['map']:.4f}" in texts
+
+
+def test_write_report_elsewhere_leaves_one_file(run, tmp_path):
+    assert write_report(run, tmp_path / "new" / "page.html") == tmp_path / "new" / "page.html"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
+
+
+def test_examples_are_users_and_someone_new(run):
+    examples = make_examples(run)
+    assert [example.label for example in examples] == [
+        "user u1: 4 items",
+        "user u2: 3 items",
+        "user u4: 3 items",
+        "someone new, with one item",
+    ]
+    assert examples[0].history == ["i1", "i2", "i3", "i4"]
+    assert examples[1].items == ["i4"]  # the only item u2 has not had
+    assert examples[3].history == ["i4"]
+    assert sorted(examples[3].items) == ["i1", "i2", "i3"]
+    for example in examples:
+        assert len(example.items) == len(example.scores)
+
+
+def test_items_are_called_by_their_titles(run):
+    table = pl.DataFrame({"raw_id": ["i1", "i2", "i3", "i4"], "Title": ["A", "B", None, ""]})
+    run = Run(run.path)
+    run.item_table = table
+    assert make_examples(run)[0].history == ["A", "B", "i3", "i4"]
+
+
+def test_a_long_history_shows_its_end(tmp_path):
+    data = make_dataset(tmp_path / "data", [list(range(1, 16)), [1, 2, 3]])
+    example = make_examples(train("popularity", data, out=tmp_path / "run"))[0]
+    assert example.label == "user u1: last 10 of 15 items"
+    assert list(example.history) == [f"i{n}" for n in range(6, 16)]
