@@ -116,7 +116,10 @@ def test_one_history_gives_one_finite_row(model: Model, index: int) -> None:
 
 
 def test_a_batch_of_no_history_gives_no_rows(model: Model) -> None:
-    assert score(model, [], []).shape == (0, NUM_ITEMS + 1)
+    none = torch.zeros(0, dtype=torch.long)
+    with torch.no_grad():
+        scores = model.score(HistoryBatch(none, none, torch.zeros(1, dtype=torch.long)))
+    assert scores.shape == (0, NUM_ITEMS + 1)
 
 
 def test_a_batch_of_empty_histories_is_finite(model: Model) -> None:

@@ -35,7 +35,7 @@ _MAX_GATHERED = 1 << 17  # similarities in flight while scoring: they stay in ca
 class ItemKNNConfig(Config):
     """decay: weight of an item of the history relative to the one after it; 1 ignores order."""
 
-    num_neighbors: int = Field(default=100, ge=1)
+    num_neighbors: int = Field(default=100, ge=1, le=10_000)
     shrinkage: float = Field(default=10.0, ge=0.0)
     decay: float = Field(default=1.0, gt=0.0, le=1.0)
 
