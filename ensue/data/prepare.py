@@ -1,0 +1,204 @@
+"""From log files to a dataset directory, in memory that does not grow with the input.
+
+Rows are read in chunks, checked, and kept as fixed-width columns, on disk once they are many.
+Filters turn one such store into the next. Then the rows are sorted, one part of the users at a
+time, and appended to the dataset. Only the tables of distinct ids are in memory as a whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ensue.data.clean import Cleaner
+from ensue.data.dataset import Dataset, DatasetInfo
+from ensue.data.filters import Filter, parse_filters
+from ensue.data.inputs import Choice, Input, PathOrPaths, describe_inputs, open_inputs
+from ensue.data.row_store import RowStore
+from ensue.data.splits import Split, fix_cutoffs, parse_split
+from ensue.data.writer import write_tables
+from ensue.errors import DataError, UsageError
+from ensue.files import atomic_directory, write_json
+from ensue.progress import track
+
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_LEAST_MEMORY = 16e6
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
+def prepare(
+    inputs: PathOrPaths | Mapping[str, PathOrPaths],
+    out: str | Path,
+    *,
+    user: str | None = None,
+    item: str | None = None,
+    time: str | None = None,
+    labels: Sequence[str] = (),
+    context: Sequence[str] = (),
+    format: str | None = None,
+    delimiter: str | None = None,
+    filters: Sequence[str] = (),
+    split: str | None = None,
+    memory: str | int = "2GB",
+    name: str | None = None,
+    overwrite: bool = False,
+) -> Dataset:
+    """Return the dataset made of log files, written to the folder `out`.
+
+    Args:
+        inputs: files and folders of Parquet files; or those of "train", "validation" and "test".
+        user, item, time, labels: input columns; by default those with a usual name.
+        context: more input columns to keep; "zip:text" keeps numbers as text.
+        format: one of data.readers.FORMATS; by default told by content.
+        delimiter: between the columns of text; by default sniffed.
+        filters: see data.filters; applied in this order.
+        split: see data.splits; "files" where `inputs` names the parts, else "leave-one-out".
+        memory: bytes for the work, beside the interpreter and its libraries: "500MB", "4GB".
+        name: of the dataset; by default that of its folder.
+
+    Raises:
+        DataError: an input cannot be used, nothing is left of it, or the disk is full.
+        UsageError: an argument has no meaning, or `out` may not be written.
+    """
+    memory_bytes = parse_memory(memory)
+    wanted = parse_split(split, has_files=isinstance(inputs, Mapping))
+    choice = Choice(user, item, time, labels, context)
+    with (
+        _full_disk_is_data_error(Path(out)),
+        atomic_directory(out, marker="dataset.json", overwrite=overwrite) as folder,
+    ):
+        files = open_inputs(inputs, choice, format=format, delimiter=delimiter)
+        _say(describe_inputs(files))
+        has_time = files[0].roles.time is not None
+        if wanted.kind == "time" and not has_time:
+            raise UsageError("split 'time' needs times, and the log has no time column.")
+        parsed = parse_filters(filters, labels=list(files[0].roles.labels), has_time=has_time)
+        name = name or Path(out).resolve().name
+        info = _build(folder, files, parsed, wanted, name, memory_bytes)
+        write_json(folder / "dataset.json", info.model_dump())
+    for note in info.notes:
+        _say(f"Note: {note}")
+    return Dataset(out)
+
+
+def parse_memory(text: str | int) -> int:
+    """Return a number of bytes.
+
+    >>> parse_memory("4GB"), parse_memory("500 mb")
+    (4000000000, 500000000)
+
+    Raises:
+        UsageError: it is no size, or less than 16 MB.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?\s*", str(text).lower())
+    if not match or float(match[1]) * _UNITS[match[2]] < _LEAST_MEMORY:
+        raise UsageError(f"memory is a size of 16MB or more, such as 500MB or 4GB; got {text!r}.")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _build(
+    folder: Path,
+    files: Sequence[Input],
+    filters: Sequence[Filter],
+    split: Split,
+    name: str,
+    memory_bytes: int,
+) -> DatasetInfo:
+    """Write the tables of the dataset and return what dataset.json is to say."""
+    roles = files[0].roles
+    work = folder / "work"
+    cleaner = Cleaner(roles.text_context, max_integer=memory_bytes // 128)
+    store = _read(files, cleaner, split, work, memory_bytes)
+    counts = {"read": store.num_rows}
+    if not store.num_rows:
+        raise DataError(f"an input needs rows; {files[0].table.path} has none.")
+    num_users, num_items = (len(cleaner.vocabularies[role]) for role in ("user", "item"))
+    for one in filters:
+        before = store.num_rows
+        store = one.apply(store, num_users, num_items, memory_bytes // 3)
+        counts[f"dropped by {one.text}"] = before - store.num_rows
+        if not store.num_rows:
+            raise DataError(
+                f"filters must leave rows; {one.text!r} leaves none of {before}. Loosen it."
+            )
+    split = fix_cutoffs(split, store)
+    written = write_tables(folder, store, cleaner.vocabularies, split, memory_bytes // 3)
+    shutil.rmtree(work, ignore_errors=True)
+    return DatasetInfo(
+        name=name,
+        sources=[str(file.table.path) for file in files],
+        columns=roles.as_dict(),
+        labels=list(roles.labels),
+        context=list(roles.context),
+        time="order" if roles.time is None else "column",
+        filters={"applied": [one.text for one in filters]},
+        split=split.as_dict(),
+        counts={**written.counts, **counts},
+        notes=_notes(split, has_time=roles.time is not None),
+        hash=written.hash,
+    )
+
+
+def _read(
+    files: Sequence[Input], cleaner: Cleaner, split: Split, work: Path, memory_bytes: int
+) -> RowStore:
+    """Return all rows of the files, checked, with users and items as codes."""
+    roles = files[0].roles
+    dtypes: dict[str, np.dtype[np.generic]] = {
+        "user": np.dtype(np.int32),
+        "item": np.dtype(np.int32),
+    }
+    if roles.time is not None:
+        dtypes["time"] = np.dtype(np.int64)
+    if split.kind == "files":
+        dtypes["split"] = np.dtype(np.uint8)
+    for name in (*roles.labels, *roles.context):
+        dtypes[name] = np.dtype(np.int32 if name in roles.text_context else np.float64)
+    store = RowStore(dtypes, work / "rows", memory_bytes=memory_bytes // 6)
+    chunk_rows = min(memory_bytes // 2048, 1 << 20)
+    with track("Reading", unit="rows") as advance:
+        for file in files:
+            for chunk in file.table.read(file.roles.needed, chunk_rows):
+                columns = cleaner.clean(chunk, file.roles)
+                if split.kind == "files":
+                    columns["split"] = np.full(len(columns["user"]), file.part, dtype=np.uint8)
+                store.append(columns)
+                advance(len(columns["user"]))
+    return store
+
+
+def _notes(split: Split, *, has_time: bool) -> list[str]:
+    notes = []
+    if split.sees_future:
+        notes.append(
+            f"The split {split.kind} is made user by user, so training rows of some users are "
+            "later than test rows of others: a model sees other users' future. A time split does "
+            "not."
+        )
+    if not has_time:
+        notes.append("The log has no times: its rows count as oldest first, user by user.")
+    return notes
+
+
+@contextmanager
+def _full_disk_is_data_error(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL_DISK:
+            raise
+        raise DataError(
+            f"the disk must have room for the dataset and for sorting it; the one that holds {out} "
+            "is full. Free some space or choose another output; nothing was kept."
+        ) from None
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr)
