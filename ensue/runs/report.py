@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from ensue.evaluation.slices import SLICES
 from ensue.files import atomic_file
@@ -25,7 +24,6 @@ from ensue.runs.run import Run
 HEADLINES = ("map", "ndcg@10", "recall@10")
 RUN_FACTS = ("preset", "fit", "seed", "epochs", "best_epoch", "seconds", "num_parameters")
 RUN_GROUPS = ("config", "training", "dataset", "versions", "hardware")
-TITLE_COLUMNS = ("title", "name")
 NUM_USERS_SHOWN = 3
 LENGTH_SHOWN = 10  # items of a history, and of a list
 SLICE_METRICS = ("recall@10", "map")  # the plot shows the first one that was measured
@@ -98,39 +96,30 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
 
 def make_examples(run: Run) -> list[Example]:
     """Return lists for a few users spread over the ids, and for someone new with one item."""
-    recommender = run.recommender
+    recommender, names = run.recommender, run.item_names()
+
+    def call(items: list[str]) -> list[str]:
+        return [names.get(item) or item for item in items]
+
     num_users = len(recommender.user_ids)
     rows = np.unique(np.linspace(1, num_users, min(NUM_USERS_SHOWN, num_users), dtype=np.int64))
     users = recommender.user_ids.to_raw(rows)
-    histories = [recommender.histories[row] for row in rows.tolist()]
-    last = recommender.item_ids.to_raw(histories[0][-1:])
-    titles = _titles(run.item_table)
-    shown = [
-        (f"user {user}: {_last_of(len(history))}", [titles[i - 1] for i in history[-LENGTH_SHOWN:]])
+    histories = [recommender.item_ids.to_raw(recommender.histories[row]) for row in rows.tolist()]
+    labels = [
+        f"user {user}: {_last_of(len(history))}"
         for user, history in zip(users, histories, strict=True)
     ]
-    shown.append(("someone new, with one item", [titles[i - 1] for i in histories[0][-1:]]))
-    answers = run.recommend(users=users, histories=[last], k=LENGTH_SHOWN)
+    new = histories[0][-1:]
+    answers = run.recommend(users=users, histories=[new], k=LENGTH_SHOWN)
+    shown = zip([*labels, "someone new, with one item"], [*histories, new], answers, strict=True)
     return [
-        Example(
-            label,
-            history,
-            [titles[i - 1] for i in recommender.item_ids.to_dense(answer.items)],
-            answer.scores,
-        )
-        for (label, history), answer in zip(shown, answers, strict=True)
+        Example(label, call(history[-LENGTH_SHOWN:]), call(answer.items), answer.scores)
+        for label, history, answer in shown
     ]
 
 
 def _last_of(length: int) -> str:
     return f"{length} items" if length <= LENGTH_SHOWN else f"last {LENGTH_SHOWN} of {length} items"
-
-
-def _titles(items: pl.DataFrame) -> list[str]:
-    """Return what to call each item, in dense-id order: its title where the table has one."""
-    columns = [pl.col(name) for name in items.columns if name.lower() in TITLE_COLUMNS]
-    titles = [pl.when(column.cast(pl.String) != "").then(column) for column in columns]
-    return items.select(pl.coalesce(*titles, "raw_id")).to_series().to_list()
 
 
 def _result(evaluations: Mapping[str, Mapping[str, Any]]) -> tuple[str, Mapping[str, Any]]:

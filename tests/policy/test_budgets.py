@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from tests.policy.source import functions, package_sources
 
 FILE_LINES = 400
-FUNCTION_LINES = 60
+FUNCTION_LINES = 60  # below the signature, which holds every flag of a verb and its help
 CONSTRUCTOR_ARGUMENTS = 6
 CONFIG_FIELDS = 12
 
@@ -35,7 +35,7 @@ def test_files_are_short():
 
 def test_functions_are_short():
     sizes = {
-        f"{source.path}::{node.name}": (node.end_lineno or 0) - node.lineno + 1
+        f"{source.path}::{node.name}": (node.end_lineno or 0) - node.body[0].lineno + 1
         for source in package_sources()
         for node in functions(source.tree)
     }

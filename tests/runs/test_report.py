@@ -208,7 +208,7 @@ def test_examples_are_users_and_someone_new(run):
 
 
 def test_items_are_called_by_their_titles(run):
-    table = pl.DataFrame({"raw_id": ["i1", "i2", "i3", "i4"], "Title": ["A", "B", None, ""]})
+    table = pl.DataFrame({"raw_id": ["i1", "i2", "i3", "i4"], "title": ["A", "B", None, ""]})
     run = Run(run.path)
     run.item_table = table
     assert make_examples(run)[0].history == ["A", "B", "i3", "i4"]
