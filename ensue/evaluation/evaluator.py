@@ -76,21 +76,12 @@ def evaluate(
     targets, coverage = _rank_all(model, task, progress)
     metrics = all_metrics(targets, task.ks)
     slice_of_item = popularity_slices(task.history.item_counts(dataset.num_items))
-    protocol = _describe(task, targets) | {
-        "users": "all with held-out items"
-        if max_users is None
-        else f"at most {max_users} of those with held-out items, at random (seed {seed})",
-        "interval": f"percentile bootstrap over users, {num_resamples} resamples (seed {seed})"
-        if num_resamples
-        else "none",
-        "confidence": confidence,
-    }
     return Evaluation(
         metrics={name: float(values.mean()) for name, values in metrics.items()},
         intervals=bootstrap.intervals(metrics),
         slices=evaluate_slices(targets, slice_of_item, ks=task.ks, bootstrap=bootstrap),
         coverage=coverage,
-        protocol=protocol,
+        protocol=_describe(task, targets) | {"interval": bootstrap.describe(), "seed": seed},
         users=pl.DataFrame(
             {"user": task.users.astype(np.int32), "num_targets": targets.num_targets} | metrics
         ),
@@ -112,6 +103,7 @@ class _Task:
     items: Jagged
     ks: tuple[int, ...]
     exclude_seen: bool
+    is_sample: bool
 
 
 def _make_task(
@@ -136,7 +128,8 @@ def _make_task(
             f"evaluation needs held-out interactions; {dataset.path} has none in its {split} part. "
             "Prepare the dataset with a split that has one."
         )
-    if max_users is not None and max_users < len(users):
+    is_sample = max_users is not None and max_users < len(users)
+    if is_sample:
         users = np.sort(rng.choice(users, max_users, replace=False))
     part: Part = "train" if split == "validation" else "train+validation"
     return _Task(
@@ -148,6 +141,7 @@ def _make_task(
         items=_distinct_items(held_out, users),
         ks=tuple(sorted(set(ks))),
         exclude_seen=exclude_seen,
+        is_sample=is_sample,
     )
 
 
@@ -155,7 +149,8 @@ def _distinct_items(held_out: Histories, users: NDArray[np.int64]) -> Jagged:
     """Return the set of held-out items of each user."""
     rows, offsets = held_out.rows(users)
     positions = np.repeat(np.arange(len(users)), np.diff(offsets))
-    pairs = np.unique(positions << 32 | held_out.items[rows])
+    pairs = np.sort(positions << 32 | held_out.items[rows])
+    pairs = pairs[np.diff(pairs, prepend=-1) > 0]
     counts = np.bincount(pairs >> 32, minlength=len(users))
     return Jagged((pairs & 0xFFFFFFFF).astype(np.int32), np.concatenate([[0], np.cumsum(counts)]))
 
@@ -268,6 +263,9 @@ def _describe(task: _Task, targets: TargetRanks) -> dict[str, Any]:
         "ks": list(task.ks),
         "metrics": FORMULAS,
         "mean": "each user counts once",
+        "users": "a random sample of those with held-out items"
+        if task.is_sample
+        else "all with held-out items",
         "num_users": len(task.users),
         "num_targets": len(targets.ranks),
         "num_seen_targets": int(np.isinf(targets.ranks).sum()),

@@ -54,6 +54,13 @@ class Bootstrap:
         low, high = np.quantile(means, [tail, 1 - tail], axis=0).tolist()
         return {name: [low[m], high[m]] for m, name in enumerate(metrics)}
 
+    def describe(self) -> str:
+        """Return the method in words."""
+        if self.num_resamples == 0:
+            return "none"
+        share = f"{100 * self.confidence:g}%"
+        return f"{share} percentile bootstrap over users, {self.num_resamples} resamples"
+
 
 def resampled_means(values: Floats, num_resamples: int, rng: np.random.Generator) -> Floats:
     """Return the means [N, M] of `values` [U, M] over users drawn with replacement."""

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ensue.evaluation.slices import SLICES, popularity_slices
+
+
+def names(counts: list[int]) -> list[str]:
+    return [SLICES[number] for number in popularity_slices(np.array([0, *counts]))[1:]]
+
+
+def test_thirds_of_the_interactions() -> None:
+    assert names([10, 5, 5, 4, 3, 2, 1]) == [
+        "head",  # 0 of 30 before it
+        "torso",  # 10 of 30
+        "torso",  # 15 of 30
+        "tail",  # 20 of 30
+        "tail",
+        "tail",
+        "tail",
+    ]
+
+
+def test_an_item_that_crosses_a_third_belongs_to_the_more_popular_slice() -> None:
+    assert names([8, 1, 1]) == ["head", "tail", "tail"]
+    assert names([3, 3, 3, 3]) == ["head", "head", "torso", "tail"]  # 0, 3, 6, 9 of 12
+
+
+def test_ties_go_by_id_and_items_without_interactions_are_new() -> None:
+    assert names([0, 2, 2, 2, 0]) == ["new", "head", "torso", "tail", "new"]
+    assert names([0, 0]) == ["new", "new"]
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=40))
+def test_head_and_torso_end_as_soon_as_they_hold_their_share(counts: list[int]) -> None:
+    slices = names(counts)
+    order = sorted(range(len(counts)), key=lambda item: (-counts[item], item))
+    total, before = sum(counts), 0
+    for item in order:
+        if counts[item] == 0:
+            expected = "new"
+        elif before < total / 3 - 1e-9:
+            expected = "head"
+        elif before < 2 * total / 3 - 1e-9:
+            expected = "torso"
+        else:
+            expected = "tail"
+        assert slices[item] == expected
+        before += counts[item]
