@@ -87,7 +87,7 @@ def read_sample(path: Path) -> Block:
         DataError: as `read_blocks`, and when the file has no line at all.
     """
     for block in read_blocks(path, SAMPLE_BYTES):
-        if block.data.strip():
+        if block.data and not block.data.isspace():
             return block
     raise DataError(f"an input needs rows; {path} is empty.")
 

@@ -54,7 +54,7 @@ def open_delimited(path: Path, delimiter: str | None = None) -> Table:
         for block in blocks:
             if is_first:
                 block, is_first = _without_header(block), False
-            if block.data.strip():
+            if block.data and not block.data.isspace():
                 yield _parse(block, delimiter, columns, names)
 
     return Table(path, columns, read, sample if not has_header else [], has_header)

@@ -30,7 +30,7 @@ def open_json_lines(path: Path) -> Table:
 
     def read(names: Sequence[str], rows: int) -> Iterator[Chunk]:
         for block in read_blocks(path, max(rows * _BYTES_PER_ROW, 1 << 12)):
-            if block.data.strip():
+            if block.data and not block.data.isspace():
                 yield _parse(block, names)
 
     return Table(path, columns, read)

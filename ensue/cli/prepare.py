@@ -1,0 +1,112 @@
+"""`ensue prepare`: log files to a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ensue.errors import UsageError
+
+if TYPE_CHECKING:
+    from ensue.data.dataset import DatasetInfo
+
+
+def prepare(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the dataset to make.")],
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="INPUT...",
+            help="CSV, TSV, RecBole .inter, JSON lines (also .gz), Parquet, folders of Parquet, or "
+            "one user per line.",
+        ),
+    ] = None,
+    user: Annotated[str | None, typer.Option(help="Column of users.")] = None,
+    item: Annotated[str | None, typer.Option(help="Column of items.")] = None,
+    time: Annotated[str | None, typer.Option(help="Column of times.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Column of numbers such as a rating; repeat.")
+    ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(help="Another column to keep; NAME:text keeps numbers as text; repeat."),
+    ] = None,
+    delimiter: Annotated[str | None, typer.Option(help="Between columns of text.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help="delimited, json-lines, parquet or sequences.")
+    ] = None,
+    filter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="k-core=5, user-core=5,item-core=3, min-length=3, since=2020-01-01, "
+            "until=2021-01-01, rating>=4 or drop-repeats; repeat, in order."
+        ),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="leave-one-out (the default), ratio:0.7,0.1,0.2, time:0.8,0.9, "
+            "time:2020-01-01,2020-02-01, files or none."
+        ),
+    ] = None,
+    train: Annotated[
+        list[Path] | None, typer.Option(help="File for training, in place of INPUT; repeat.")
+    ] = None,
+    validation: Annotated[list[Path] | None, typer.Option(help="File for validation.")] = None,
+    test: Annotated[list[Path] | None, typer.Option(help="File for test.")] = None,
+    memory: Annotated[str, typer.Option(help="Memory to work in, as 500MB or 4GB.")] = "2GB",
+    name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on standard output.")
+    ] = False,
+) -> None:
+    """Make a dataset of log files: checked, filtered, split and sorted by user and time."""
+    from ensue.cli.output import print_json
+    from ensue.data.prepare import prepare as prepare_dataset
+
+    parts = {"train": train, "validation": validation, "test": test}
+    by_part = {part: files for part, files in parts.items() if files}
+    if bool(by_part) == bool(inputs):
+        raise UsageError(
+            "the input is either files, or --train with --validation and --test; got "
+            f"{'both' if inputs else 'neither'}."
+        )
+    dataset = prepare_dataset(
+        inputs or by_part,
+        out,
+        user=user,
+        item=item,
+        time=time,
+        labels=label or (),
+        context=context or (),
+        format=format,
+        delimiter=delimiter.replace("\\t", "\t") if delimiter else None,
+        filters=filter or (),
+        split=split,
+        memory=memory,
+        name=name,
+        overwrite=overwrite,
+    )
+    if as_json:
+        print_json({"path": str(out), **dataset.info.model_dump()})
+    else:
+        _print_summary(out, dataset.info)
+
+
+def _print_summary(out: Path, info: DatasetInfo) -> None:
+    from ensue.cli.output import print_table
+
+    split = ", ".join(_show(value) for value in info.split.values())
+    rows: list[tuple[str, object]] = [
+        *((name.replace("_", " "), count) for name, count in info.counts.items()),
+        ("split", split),
+        ("hash", info.hash[:16]),
+    ]
+    print_table(["", str(out)], rows)
+
+
+def _show(setting: object) -> str:
+    return ", ".join(map(str, setting)) if isinstance(setting, list) else str(setting)
