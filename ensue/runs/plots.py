@@ -91,9 +91,8 @@ def draw_intervals(
         # An interval by resampling need not hold the value itself when users are few.
         below = [max(value - low, 0.0) for value, (low, _) in pairs]
         above = [max(high - value, 0.0) for value, (_, high) in pairs]
-        axes.errorbar(
-            values, rows, xerr=[below, above], color=_SERIES[0], fmt="o", capsize=4, linewidth=1.8
-        )
+        style: dict[str, Any] = {"fmt": "o", "capsize": 4, "linewidth": 1.8, "clip_on": False}
+        axes.errorbar(values, rows, xerr=[below, above], color=_SERIES[0], **style)
         axes.set_yticks(list(rows), labels=labels)
         axes.set_ylim(len(labels) - 0.5, -0.5)
         axes.set_xlim(left=0.0, right=1.08 * max(high for _, high in intervals) or 1.0)

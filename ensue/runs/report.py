@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,6 @@ RUN_FACTS = ("preset", "fit", "seed", "epochs", "best_epoch", "seconds", "num_pa
 RUN_GROUPS = ("config", "training", "dataset", "versions", "hardware")
 NUM_USERS_SHOWN = 3
 LENGTH_SHOWN = 10  # items of a history, and of a list
-SLICE_METRICS = ("recall@10", "map")  # the plot shows the first one that was measured
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,13 @@ class Example:
     history: Sequence[str]
     items: Sequence[str]
     scores: Sequence[float]
+
+
+class Mean(NamedTuple):
+    """A cell of a table: a mean over users, and its interval where there is one."""
+
+    value: float | None
+    interval: tuple[float, float] | None
 
 
 def build_html(
@@ -145,7 +151,7 @@ def _header(
             tiles.append(
                 f'<div class="tile"><b>{evaluation["metrics"][name]:.4f}</b>'
                 f"<span>{escape(name)}, {escape(split)}</span>"
-                f"<small>{_text(interval) if interval else ''}</small></div>"
+                f"<small>{_range(interval) if interval else ''}</small></div>"
             )
     return (
         f"<header>\n<h1>{escape(title)}</h1>\n<p>{escape(', '.join(facts))}</p>\n"
@@ -187,20 +193,26 @@ def _learning(log: Sequence[Mapping[str, Any]], info: Mapping[str, Any]) -> str:
 def _metrics(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     if not evaluations:
         return _section("Metrics", "<p>This run was not evaluated yet.</p>")
-    columns = ["metric"]
-    for split in evaluations:
-        columns += [split, "interval"]
-    means = [
-        {**evaluation["metrics"], **evaluation.get("coverage", {})}
-        for evaluation in evaluations.values()
+    tables = [
+        f"<h3>{escape(split)}</h3>{_metric_table(evaluation)}"
+        for split, evaluation in evaluations.items()
     ]
+    return _section("Metrics", "".join(tables))
+
+
+def _metric_table(evaluation: Mapping[str, Any]) -> str:
+    """Return a row for each metric and a column for each cut-off, intervals below the means."""
+    means = {**evaluation["metrics"], **evaluation.get("coverage", {})}
+    names = list(dict.fromkeys(name.partition("@")[0] for name in means))
+    cuts = list(dict.fromkeys(name.partition("@")[2] for name in means))
     rows = []
-    for name in dict.fromkeys(name for one in means for name in one):
+    for name in names:
         row: list[object] = [name]
-        for mean, evaluation in zip(means, evaluations.values(), strict=True):
-            row += [mean.get(name), _interval(evaluation, name)]
+        for cut in cuts:
+            full_name = f"{name}@{cut}" if cut else name
+            row.append(Mean(means.get(full_name), _interval(evaluation, full_name)))
         rows.append(row)
-    return _section("Metrics", _table(columns, rows))
+    return _table(["", *(f"@{cut}" if cut else "whole list" for cut in cuts)], rows)
 
 
 def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
@@ -209,8 +221,9 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     names = [name for name in SLICES if slices.get(name, {}).get("metrics")]
     if not names:
         return ""
-    metrics = list(slices[names[0]]["metrics"])
-    metric = next((name for name in SLICE_METRICS if name in metrics), metrics[0])
+    measured = slices[names[0]]["metrics"]
+    metrics = [name for name in HEADLINES if name in measured] or list(measured)
+    metric = "recall@10" if "recall@10" in metrics else metrics[0]
     values = [slices[name]["metrics"][metric] for name in names]
     plot = draw_intervals(
         f"{metric} by popularity of the item, {split}",
@@ -225,7 +238,10 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         ["", "items", "users", "targets", *metrics],
         [
             [name, *(slices[name].get(count) for count in ("items", "users", "targets"))]
-            + [slices[name]["metrics"].get(metric) for metric in metrics]
+            + [
+                Mean(slices[name]["metrics"].get(metric), _interval(slices[name], metric))
+                for metric in metrics
+            ]
             for name in names
         ],
     )
@@ -288,16 +304,14 @@ def _section(title: str, body: str) -> str:
 def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a table that scrolls sideways on a narrow screen."""
     kinds = [
-        ' class="number"' if any(isinstance(row[c], (int, float, tuple)) for row in rows) else ""
+        ' class="number"' if any(isinstance(row[c], (int, Mean)) for row in rows) else ""
         for c in range(len(columns))
     ]
     head = "".join(
         f"<th{kind}>{escape(column)}</th>" for kind, column in zip(kinds, columns, strict=True)
     )
     lines = [
-        "".join(
-            f"<td{kind}>{escape(_text(cell))}</td>" for kind, cell in zip(kinds, row, strict=True)
-        )
+        "".join(f"<td{kind}>{_cell(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
         for row in rows
     ]
     body = "".join(f"<tr>{line}</tr>" for line in lines)
@@ -307,15 +321,18 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     )
 
 
-def _text(cell: object) -> str:
-    """Return a cell as text: counts with commas, means with four decimals, intervals as a range."""
-    if cell is None:
+def _cell(value: object) -> str:
+    """Return the HTML of a cell: counts with commas, means with four decimals."""
+    if isinstance(value, Mean):
+        below = f"<small>{_range(value.interval)}</small>" if value.interval else ""
+        return "-" if value.value is None else f"{value.value:.4f}{below}"
+    if value is None:
         return "-"
-    if isinstance(cell, tuple):
-        return " to ".join(_text(end) for end in cell)
-    if isinstance(cell, float):
-        return f"{cell:.4f}"
-    return f"{cell:,}" if isinstance(cell, int) else str(cell)
+    return f"{value:,}" if isinstance(value, int) else escape(str(value))
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
 def _flat(values: Mapping[str, Any] | Any, prefix: str = "") -> list[list[str]]:

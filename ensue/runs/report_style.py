@@ -38,6 +38,7 @@ table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid var(--line); }
 th { color: var(--quiet); font-weight: 600; white-space: nowrap; }
 td { vertical-align: top; }
+td small { display: block; font-size: .75rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 article { margin-bottom: 1.25rem; }
 .lists { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }

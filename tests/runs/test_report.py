@@ -57,7 +57,6 @@ def test_the_page_says_what_the_run_knows(html):
         "5,000 users, 2,000 items, 200,000 interactions, made 2026-11-20 10:00 UTC",
         "0.1134",
         "0.1094 to 0.1184",
-        "coverage@10",
         "0.6250",
         "6 epochs in 15 s, 64,000 examples/s in the last; "
         "the weights of epoch 4 (circled) were kept.",
@@ -76,6 +75,15 @@ def test_the_page_says_what_the_run_knows(html):
         "2.5",
     ):
         assert text in texts
+
+
+def test_metrics_stand_by_their_cut_off(html):
+    cells = '<td class="number">{}</td><td class="number">{}</td></tr>'
+    assert '<th></th><th class="number">whole list</th><th class="number">@10</th>' in html
+    recall = "0.2211<small>0.2171 to 0.2261</small>"
+    assert f"<td>recall</td>{cells.format('-', recall)}" in html
+    assert f"<td>mrr</td>{cells.format('0.2571<small>0.2531 to 0.2621</small>', '-')}" in html
+    assert f"<td>coverage</td>{cells.format('-', '0.6250')}" in html
 
 
 def test_an_empty_slice_is_left_out(html):
