@@ -62,7 +62,7 @@ class HistoryBatch:
         return cls(
             users=torch.tensor(users if users is not None else [0] * len(lengths)).long(),
             items=torch.from_numpy(
-                np.concatenate([np.asarray(history, dtype=np.int64) for history in histories])
+                np.concatenate([np.empty(0, np.int64), *histories]).astype(np.int64)
             ),
             offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)),
         )

@@ -63,13 +63,13 @@ class WindowConvolutions(nn.Module):
         if "v" not in self.parts:
             return vectors.new_zeros(len(vectors), self.num_vertical * self.dim)
         sums = self.vertical_weight @ vectors + self.vertical_bias[:, None]  # [B, K, D]
-        return sums.reshape(len(vectors), -1)
+        return sums.flatten(1)
 
     def _horizontal(self, vectors: Tensor) -> Tensor:
         """The maximum of each filter over its positions (Eq. 3 to 5)."""
         if "h" not in self.parts:
             return vectors.new_zeros(len(vectors), self.window * self.num_horizontal)
-        products = vectors.reshape(len(vectors), -1) @ self._block_weight()  # [B, P * H]
+        products = vectors.flatten(1) @ self._block_weight()  # [B, P * H]
         positions = range(self.window, 0, -1)
         per_height = torch.split(products, [p * self.num_horizontal for p in positions], dim=1)
         maxima = [

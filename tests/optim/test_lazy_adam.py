@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -53,7 +55,7 @@ def test_state_survives_a_round_trip() -> None:
     optimizer.step()
     y = x.detach().clone().requires_grad_()
     other = LazyAdam([y])
-    other.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(deepcopy(optimizer.state_dict()))  # loading shares the tensors
     for parameter, current in ((x, optimizer), (y, other)):
         parameter.grad = torch.full((3, 2), 2.0)
         current.step()

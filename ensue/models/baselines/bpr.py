@@ -55,6 +55,6 @@ class BPR(Model):
         lengths = batch.offsets.diff()
         owners = torch.repeat_interleave(torch.arange(len(batch), device=lengths.device), lengths)
         sums = self.item_embedding.new_zeros(len(batch), self.config.dim)
-        sums.index_add_(0, owners, self.item_embedding[batch.items])
+        sums.index_add_(0, owners, self.item_embedding[batch.items] * (batch.items > 0)[:, None])
         user_length = self.user_embedding.norm(dim=1).mean()
         return nn.functional.normalize(sums, dim=1) * user_length
