@@ -7,8 +7,6 @@ reader of our output went away, as shells count them.
 from __future__ import annotations
 
 import errno
-import importlib
-import importlib.util
 import os
 import sys
 import traceback
@@ -18,10 +16,15 @@ import typer
 from typer.core import TyperGroup
 
 from ensue import __version__
+from ensue.cli.compare import compare
+from ensue.cli.evaluate import evaluate
+from ensue.cli.fetch import fetch
 from ensue.cli.output import print_message, print_text
+from ensue.cli.prepare import prepare
+from ensue.cli.recommend import recommend
+from ensue.cli.report import report
+from ensue.cli.train import train
 from ensue.errors import EnsueError
-
-VERBS = ("prepare", "fetch", "train", "evaluate", "compare", "recommend", "report", "demo")
 
 # An OSError with one of these lies with the caller: no permission, or no room on the disk.
 _CALLERS_ERRNOS = {
@@ -75,9 +78,13 @@ def _ensue(
     """From a log file to recommendations that can be trusted."""
 
 
-for _verb in VERBS:
-    if importlib.util.find_spec(f"ensue.cli.{_verb}"):
-        app.command(_verb)(getattr(importlib.import_module(f"ensue.cli.{_verb}"), _verb))
+app.command()(prepare)
+app.command()(fetch)
+app.command()(train)
+app.command()(evaluate)
+app.command()(compare)
+app.command()(recommend)
+app.command()(report)
 
 
 def main() -> None:

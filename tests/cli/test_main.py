@@ -14,6 +14,7 @@ from ensue import __version__
 from ensue.cli import main as cli
 from ensue.errors import DataError
 
+VERBS = ("prepare", "fetch", "train", "evaluate", "compare", "recommend", "report", "demo")
 ENSUE = [sys.executable, "-m", "ensue.cli.main"]
 
 
@@ -52,16 +53,16 @@ def test_help_names_every_verb_and_loads_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0
     assert result.stdout.splitlines()[-1] == "loaded"
-    assert [verb for verb in cli.VERBS if f" {verb} " not in result.stdout] == []
+    assert [verb for verb in VERBS if f" {verb} " not in result.stdout] == []
 
 
 def test_help_is_quick():
-    seconds = []
-    for _ in range(3):
+    def seconds() -> float:
         started = time.perf_counter()
         run("--help")
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.7
+        return time.perf_counter() - started
+
+    assert any(seconds() < 0.7 for _ in range(5))  # a busy machine may need more than one try
 
 
 @pytest.mark.parametrize("arguments", [["prepear"], ["--jsno"], ["prepare", "--no-such-option"]])
