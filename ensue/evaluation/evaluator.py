@@ -1,8 +1,8 @@
 """Evaluate a model on the held-out items of every user, ranked among the whole catalogue.
 
-The model scores blocks of users whose size depends on the catalogue alone (at most 64 MiB of
-scores, never [users, items]); the last block is filled up by repeating its users. So a result
-depends neither on a batch size nor on which users are evaluated together.
+The model scores blocks of users whose size depends on the catalogue alone: 64 MiB of scores, and
+not less than 16 or more than 256 users; never [users, items]. The last block is filled up by
+repeating its users. So there is no batch size to set that a result could depend on.
 
 Shapes: U evaluated users, B users of a block, I items, S targets of all users.
 """
@@ -92,7 +92,7 @@ def evaluate(
 class _Task:
     """What is to be ranked, for whom.
 
-    users: [U] dense ids, ascending; items: their distinct targets.
+    users: [U] dense ids, ascending; targets: their distinct held-out items.
     """
 
     dataset: Dataset
@@ -100,7 +100,7 @@ class _Task:
     part: Part
     history: Histories
     users: NDArray[np.int64]
-    items: Jagged
+    targets: Jagged
     ks: tuple[int, ...]
     exclude_seen: bool
     is_sample: bool
@@ -138,7 +138,7 @@ def _make_task(
         part=part,
         history=dataset.histories(part),
         users=users,
-        items=_distinct_items(held_out, users),
+        targets=_distinct_items(held_out, users),
         ks=tuple(sorted(set(ks))),
         exclude_seen=exclude_seen,
         is_sample=is_sample,
@@ -158,7 +158,7 @@ def _distinct_items(held_out: Histories, users: NDArray[np.int64]) -> Jagged:
 def _rank_all(model: Scorer, task: _Task, progress: bool) -> tuple[TargetRanks, dict[str, float]]:
     """Return the ranks of all targets, and the share of the catalogue in the top k of any user."""
     num_users = len(task.users)
-    ranks = np.empty(len(task.items.items), dtype=np.int64)
+    ranks = np.empty(len(task.targets.items), dtype=np.int64)
     lengths = np.empty(num_users, dtype=np.int64)
     is_covered = np.zeros((len(task.ks), task.dataset.num_items + 1), dtype=bool)
     block_size = _block_size(task.dataset.num_items)
@@ -170,13 +170,15 @@ def _rank_all(model: Scorer, task: _Task, progress: bool) -> tuple[TargetRanks, 
         for first in range(0, num_users, block_size):
             users = slice(first, min(first + block_size, num_users))
             block = _rank_block(model, task, users, block_size, device, pool)
-            ranks[task.items.offsets[users.start] : task.items.offsets[users.stop]] = block.ranks
+            ranks[task.targets.offsets[users.start] : task.targets.offsets[users.stop]] = (
+                block.ranks
+            )
             lengths[users] = block.num_candidates
             for n, k in enumerate(task.ks):
                 is_covered[n, block.top[:, :k]] = True
             advance(users.stop - users.start)
-    positions = np.repeat(np.arange(num_users), np.diff(task.items.offsets))
-    targets = TargetRanks.sort(positions, task.items.items, ranks, lengths)
+    positions = np.repeat(np.arange(num_users), np.diff(task.targets.offsets))
+    targets = TargetRanks.sort(positions, task.targets.items, ranks, lengths)
     shares = is_covered[:, 1:].mean(axis=1)
     return targets, {f"coverage@{k}": float(shares[n]) for n, k in enumerate(task.ks)}
 
@@ -204,16 +206,12 @@ def _rank_block(
             f"score must return one row for each user and one column for each item and padding, "
             f"{shape}; {type(model).__name__} gave {tuple(scores.shape)}."
         )
-    rows, offsets = task.history.rows(chosen if task.exclude_seen else chosen[:0])
-    if not task.exclude_seen:
-        offsets = np.zeros(len(chosen) + 1, dtype=np.int64)
-    target_offsets = task.items.offsets[users.start : users.stop + 1]
-    targets = task.items.items[target_offsets[0] : target_offsets[-1]]
+    bounds = task.targets.offsets[users.start : users.stop + 1]
     block = rank_block(
         scores[: len(chosen)].float().cpu().contiguous().numpy(),
-        Jagged(targets, target_offsets - target_offsets[0]),
-        Jagged(task.history.items[rows], offsets),
-        k=task.ks[-1],
+        Jagged(task.targets.items[bounds[0] : bounds[-1]], bounds - bounds[0]),
+        _seen_items(task, chosen),
+        k=min(task.ks[-1], task.dataset.num_items),
         pool=pool,
     )
     if block.num_candidates.min() < 0:
@@ -223,6 +221,14 @@ def _rank_block(
             "Train it again, with a lower learning rate if its loss grew."
         )
     return block
+
+
+def _seen_items(task: _Task, users: NDArray[np.int64]) -> Jagged:
+    """Return the items that are no candidates for each of `users`."""
+    if not task.exclude_seen:
+        return Jagged(np.zeros(0, dtype=np.int32), np.zeros(len(users) + 1, dtype=np.int64))
+    rows, offsets = task.history.rows(users)
+    return Jagged(task.history.items[rows], offsets)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import math
 import tracemalloc
 from pathlib import Path
@@ -284,3 +285,16 @@ def test_memory_stays_within_a_few_blocks(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 64 << 20  # numpy's share; the block of scores is torch's
+
+
+@pytest.mark.slow
+def test_popularity_reproduces_the_published_results(shared_data: Path, tmp_path: Path) -> None:
+    """Table 2 of the Caser paper, ML-1M: Prec@1, 5, 10 and MAP of recommending by popularity."""
+    with gzip.open(shared_data / "ml-1m" / "sequences.txt.gz", "rt") as file:
+        histories = [[int(item) for item in line.split()[1:]] for line in file]
+    data = make_dataset(tmp_path / "ml-1m", histories, split="ratio")
+    counts = data.histories("train+validation").item_counts(data.num_items)
+    model = TableModel(torch.from_numpy(counts).float().expand(data.num_users + 1, -1))
+    found = evaluate(model, data).metrics
+    expected = {"precision@1": 0.1280, "precision@5": 0.1113, "precision@10": 0.1011, "map": 0.0687}
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=5e-5)
