@@ -121,11 +121,11 @@ def parse_filters(
 
 
 def count_rows(store: RowStore, role: str, size: int) -> NDArray[np.int64]:
-    """Return the number of rows of each user or item code [size]."""
-    counts = np.zeros(size, dtype=np.int64)
+    """Return the number of rows of each code [size]; code -1, no value, is not counted."""
+    counts = np.zeros(size + 1, dtype=np.int64)
     for chunk in store.chunks([role]):
-        counts += np.bincount(chunk[role], minlength=size)
-    return counts
+        counts += np.bincount(chunk[role] + 1, minlength=size + 1)
+    return counts[1:]
 
 
 def _parse(text: str, labels: Sequence[str], has_time: bool) -> Filter:

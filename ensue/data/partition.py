@@ -64,7 +64,9 @@ def sorted_parts(
         del users
         for name in ("time", "split"):
             if name in part.dtypes:
-                _sort_within_users(order, offsets, part.column(name))
+                keys = part.column(name).astype(np.int64, copy=False)  # one type, compiled once
+                _sort_within_users(order, offsets, keys)
+                del keys
         yield SortedPart(int(first), offsets, order, part)
         part.clear()
 
@@ -108,14 +110,37 @@ def _order_by_user(
 
 
 @njit(cache=True)
+def _merge_sort(rows: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return `rows` by their keys, stably; numba's own sort takes seconds to compile."""
+    size = len(rows)
+    source, target = rows, np.empty_like(rows)
+    width = 1
+    while width < size:
+        for start in range(0, size, 2 * width):
+            middle, end = min(start + width, size), min(start + 2 * width, size)
+            left, right = start, middle
+            for place in range(start, end):
+                if left < middle and (right == end or keys[source[left]] <= keys[source[right]]):
+                    target[place] = source[left]
+                    left += 1
+                else:
+                    target[place] = source[right]
+                    right += 1
+        source, target = target, source
+        width *= 2
+    return source
+
+
+@njit(cache=True)
 def _sort_within_users(
-    order: NDArray[np.int64], offsets: NDArray[np.int64], key: NDArray[Any]
+    order: NDArray[np.int64], offsets: NDArray[np.int64], keys: NDArray[np.int64]
 ) -> None:
-    """Sort each user's part of `order` by key[order], keeping the order of equal keys."""
+    """Sort each user's part of `order` by keys[order], keeping the order of equal keys."""
     for user in range(len(offsets) - 1):
         start, end = offsets[user], offsets[user + 1]
         for place in range(start + 1, end):
-            if key[order[place]] < key[order[place - 1]]:
-                rows = order[start:end].copy()
-                order[start:end] = rows[np.argsort(key[rows], kind="mergesort")]
+            if keys[order[place]] < keys[order[place - 1]]:
+                rows = _merge_sort(order[start:end].copy(), keys)
+                for index in range(end - start):  # assigning a slice takes seconds to compile
+                    order[start + index] = rows[index]
                 break

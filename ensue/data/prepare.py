@@ -23,6 +23,7 @@ from ensue.data.filters import Filter, parse_filters
 from ensue.data.inputs import Choice, Input, PathOrPaths, describe_inputs, open_inputs
 from ensue.data.row_store import RowStore
 from ensue.data.splits import Split, fix_cutoffs, parse_split
+from ensue.data.titles import add_titles
 from ensue.data.writer import write_tables
 from ensue.errors import DataError, UsageError
 from ensue.files import atomic_directory, write_json
@@ -46,6 +47,7 @@ def prepare(
     delimiter: str | None = None,
     filters: Sequence[str] = (),
     split: str | None = None,
+    items: str | Path | None = None,
     memory: str | int = "2GB",
     name: str | None = None,
     overwrite: bool = False,
@@ -60,6 +62,7 @@ def prepare(
         delimiter: between the columns of text; by default sniffed.
         filters: see data.filters; applied in this order.
         split: see data.splits; "files" where `inputs` names the parts, else "leave-one-out".
+        items: a table with the titles of items, for people to read; see data.titles.
         memory: bytes for the work, beside the interpreter and its libraries: "500MB", "4GB".
         name: of the dataset; by default that of its folder.
 
@@ -82,6 +85,8 @@ def prepare(
         parsed = parse_filters(filters, labels=list(files[0].roles.labels), has_time=has_time)
         name = name or Path(out).resolve().name
         info = _build(folder, files, parsed, wanted, name, memory_bytes)
+        if items is not None:
+            add_titles(folder / "items.arrow", items)
         write_json(folder / "dataset.json", info.model_dump())
     for note in info.notes:
         _say(f"Note: {note}")
@@ -162,7 +167,7 @@ def _read(
     for name in (*roles.labels, *roles.context):
         dtypes[name] = np.dtype(np.int32 if name in roles.text_context else np.float64)
     store = RowStore(dtypes, work / "rows", memory_bytes=memory_bytes // 6)
-    chunk_rows = min(memory_bytes // 2048, 1 << 20)
+    chunk_rows = min(max(memory_bytes // 2048, 256), 1 << 20)
     with track("Reading", unit="rows") as advance:
         for file in files:
             for chunk in file.table.read(file.roles.needed, chunk_rows):

@@ -63,7 +63,10 @@ class Vocabulary:
         codes = self._code_of_integer[numbers]
         is_new = codes < 0
         if is_new.any():
-            new = np.unique(numbers[is_new])
+            new = numbers[is_new]
+            places = np.arange(len(new), dtype=np.int32)
+            self._code_of_integer[new] = places  # of equal numbers, one stays: keep that one
+            new = new[self._code_of_integer[new] == places]
             self._code_of_integer[new] = self._add(pl.Series(new).cast(pl.String))
             codes[is_new] = self._code_of_integer[numbers[is_new]]
         return codes
