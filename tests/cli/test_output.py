@@ -8,7 +8,7 @@ from ensue.cli import output
 
 
 def test_json_is_one_line_of_ascii_that_reads_back(capsys):
-    value = {"items": ["00123", "caf\u00e9"], "scores": [0.5, 1e-9], "next": None}
+    value = {"items": ["00123", "\u00e9tude"], "scores": [0.5, 1e-9], "next": None}
     output.print_json(value)
     captured = capsys.readouterr()
     assert captured.out.count("\n") == 1
