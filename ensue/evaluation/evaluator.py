@@ -157,7 +157,7 @@ def _distinct_items(held_out: Histories, users: NDArray[np.int64]) -> Jagged:
 
 def _rank_all(model: Scorer, task: _Task, progress: bool) -> tuple[TargetRanks, dict[str, float]]:
     """Return the ranks of all targets, and the share of the catalogue in the top k of any user."""
-    num_users = len(task.users)
+    num_users, offsets = len(task.users), task.targets.offsets
     ranks = np.empty(len(task.targets.items), dtype=np.int64)
     lengths = np.empty(num_users, dtype=np.int64)
     is_covered = np.zeros((len(task.ks), task.dataset.num_items + 1), dtype=bool)
@@ -170,14 +170,12 @@ def _rank_all(model: Scorer, task: _Task, progress: bool) -> tuple[TargetRanks, 
         for first in range(0, num_users, block_size):
             users = slice(first, min(first + block_size, num_users))
             block = _rank_block(model, task, users, block_size, device, pool)
-            ranks[task.targets.offsets[users.start] : task.targets.offsets[users.stop]] = (
-                block.ranks
-            )
+            ranks[offsets[users.start] : offsets[users.stop]] = block.ranks
             lengths[users] = block.num_candidates
             for n, k in enumerate(task.ks):
                 is_covered[n, block.top[:, :k]] = True
             advance(users.stop - users.start)
-    positions = np.repeat(np.arange(num_users), np.diff(task.targets.offsets))
+    positions = np.repeat(np.arange(num_users), np.diff(offsets))
     targets = TargetRanks.sort(positions, task.targets.items, ranks, lengths)
     shares = is_covered[:, 1:].mean(axis=1)
     return targets, {f"coverage@{k}": float(shares[n]) for n, k in enumerate(task.ks)}
