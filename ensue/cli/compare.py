@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+DEFAULT_METRICS = ("map", "ndcg@10", "recall@10")
+
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Two or more evaluated runs.")],
     split: Annotated[str, typer.Option(help="validation or test.")] = "test",
     metric: Annotated[
         list[str] | None,
-        typer.Option("--metric", help="A metric; repeat. Default map, ndcg@10, recall@10."),
+        typer.Option("--metric", help=f"Repeat; default {', '.join(DEFAULT_METRICS)}."),
     ] = None,
     correction: Annotated[
         str, typer.Option(help="For many tests: holm, bonferroni or bh.")
@@ -30,7 +32,7 @@ def compare(
     comparison = compare_runs(
         runs,
         split=split,
-        metrics=metric or None,
+        metrics=metric or DEFAULT_METRICS,
         correction=correction,
         num_permutations=permutations,
     )

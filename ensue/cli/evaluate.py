@@ -52,13 +52,13 @@ def evaluate(
         f"{run}, {split}: {protocol['num_users']:,} users, {protocol['num_targets']:,} targets, "
         f"{protocol['num_candidates']:,} candidates"
     )
-    confidence = f"{protocol['confidence']:.0%}"
-    print_table(["metric", "mean", f"{confidence} from", "to"], rows, title=title)
+    print_table(["metric", "mean", "from", "to"], rows, title=title)
     cut = f"recall@{protocol['ks'][-1]}"
     slices = [
         [name, part["num_items"], part["num_targets"], part["metrics"].get(cut)]
         for name, part in evaluation.slices.items()
     ]
     print_table(["slice", "items", "targets", cut], slices)
+    print_message(f"Intervals: {protocol['interval']}.")
     for text in protocol["notes"]:
         print_message(f"Note: {text}")

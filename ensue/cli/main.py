@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from ensue import __version__
 from ensue.cli.compare import compare
+from ensue.cli.demo import demo
 from ensue.cli.evaluate import evaluate
 from ensue.cli.fetch import fetch
 from ensue.cli.output import print_message, print_text
@@ -85,6 +86,7 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(recommend)
 app.command()(report)
+app.command()(demo)
 
 
 def main() -> None:

@@ -56,6 +56,9 @@ def prepare(
     ] = None,
     validation: Annotated[list[Path] | None, typer.Option(help="File for validation.")] = None,
     test: Annotated[list[Path] | None, typer.Option(help="File for test.")] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Table with the titles of items, for people to read.")
+    ] = None,
     memory: Annotated[str, typer.Option(help="Memory to work in, as 500MB or 4GB.")] = "2GB",
     name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset.")] = False,
@@ -86,6 +89,7 @@ def prepare(
         delimiter=delimiter.replace("\\t", "\t") if delimiter else None,
         filters=filter or (),
         split=split,
+        items=items,
         memory=memory,
         name=name,
         overwrite=overwrite,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,7 +48,7 @@ def recommend(
     from ensue.runs.batches import read_ids, recommend_file
     from ensue.runs.run import load
 
-    options = {
+    options: dict[str, Any] = {
         "k": k,
         "exclude_seen": exclude_seen,
         "allow": read_ids(allow) if allow else None,

@@ -22,6 +22,8 @@ _NAMES = {
         app appid page pageid content contentid""",
     "time": """timestamp time ts datetime date unixreviewtime unixtime unixtimestamp eventtime
         timestampms timems createdat reviewtime visittime checkintime ratedat clickedat""",
+    "title": """title name movietitle producttitle itemtitle itemname productname
+        trackname artistname venuename""",
     "label": """rating ratings stars score label click clicks clicked isclick like likes liked
         islike watchseconds watchtime watchratio purchase purchased conversion converted rate""",
 }
@@ -109,6 +111,17 @@ def choose_roles(
         {name: name for name in context_names},
         frozenset(n.removesuffix(":text") for n in context if n.endswith(":text")),
     )
+
+
+def recognize(columns: Sequence[str], role: str, source: str) -> str:
+    """Return the one column with a usual name for `role`.
+
+    Raises:
+        DataError: none or several have one.
+    """
+    found = _recognize(columns, role, source, columns)
+    assert found is not None
+    return found
 
 
 def choose_roles_by_position(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ensue.config import Config
 from ensue.data.histories import HistoryBatch
 from ensue.models.base import Model
-from ensue.nn.embedding import gather_rows
+from ensue.nn.embedding import dot_rows, gather_rows
 
 
 class BPRConfig(Config):
@@ -38,10 +38,8 @@ class BPR(Model):
     def logits(self, users: Tensor, candidates: Tensor) -> Tensor:
         """Return logits [B, C] of candidate ids [B, C] for known users [B]."""
         queries = gather_rows(self.user_embedding, users - 1)
-        rows = gather_rows(self.item_embedding, candidates)
-        return torch.bmm(rows, queries.unsqueeze(2)).squeeze(2) + gather_rows(
-            self.item_bias, candidates
-        )
+        products = dot_rows(queries, self.item_embedding, candidates)
+        return products + gather_rows(self.item_bias, candidates)
 
     def score(self, batch: HistoryBatch) -> Tensor:
         """Return scores [B, I + 1]; column 0 (padding) has no meaning."""

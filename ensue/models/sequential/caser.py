@@ -23,7 +23,7 @@ from ensue.models.base import Model
 from ensue.nn.activations import ACTIVATIONS, Activation
 from ensue.nn.convolutions import WindowConvolutions
 from ensue.nn.dropout import Dropout
-from ensue.nn.embedding import gather_rows
+from ensue.nn.embedding import dot_rows, gather_rows
 
 
 class CaserConfig(Config):
@@ -83,9 +83,8 @@ class Caser(Model):
 
     def logits(self, queries: Tensor, candidates: Tensor) -> Tensor:
         """Return logits [B, C] of candidate ids [B, C] for queries [B, 2 D]."""
-        rows = gather_rows(self.output_embedding, candidates)
-        bias = gather_rows(self.output_bias, candidates)
-        return torch.bmm(rows, queries.unsqueeze(2).to(rows.dtype)).squeeze(2) + bias
+        products = dot_rows(queries, self.output_embedding, candidates)
+        return products + gather_rows(self.output_bias, candidates)
 
     def score(self, batch: HistoryBatch) -> Tensor:
         """Return scores [B, I + 1]; column 0 (padding) has no meaning."""

@@ -1,0 +1,139 @@
+"""Caser on the data of its paper: quality over seeds, and the ablation.
+
+    python -m benchmarks.caser ml-1m                      author_pytorch and paper, three seeds
+    python -m benchmarks.caser ml-1m --ablation           p, h, v, vh, pvh
+    python -m benchmarks.caser gowalla                    d=50, L=5, T=1, three seeds
+
+The protocol is the paper's: each user's first 80% trains, the last 20% is scored against the whole
+catalogue, MAP is over whole lists. The number of epochs is fixed before: 20 as in the authors'
+program for ML-1M, chosen on the validation part for the other settings.
+Data: ../shared/data (see its README files); it is not part of the project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ensue
+from benchmarks._report import to_table, write_report
+from ensue.data.dataset import Dataset
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+METRICS = ("precision@1", "precision@5", "precision@10", "recall@1", "recall@5", "recall@10", "map")
+PARTS = ("p", "h", "v", "vh", "pvh")
+
+# name -> (preset, number of epochs, other settings)
+SETTINGS: dict[str, dict[str, tuple[str, int, dict[str, Any]]]] = {
+    "ml-1m": {
+        "author_pytorch": ("author_pytorch", 20, {}),
+        "paper": ("paper", 5, {}),
+    },
+    "gowalla": {"gowalla": ("gowalla", 30, {})},
+}
+
+
+def main() -> int:
+    """Run the chosen benchmark, print a table, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("dataset", choices=list(SETTINGS))
+    parser.add_argument("--ablation", action="store_true", help="compare the parts of the model")
+    parser.add_argument("--only", help="one of the settings of the data set")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, help="in place of the number fixed here")
+    arguments = parser.parse_args()
+    if not SHARED.is_dir():
+        print(f"skipped: {SHARED} does not exist", file=sys.stderr)
+        return 0
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = prepare(arguments.dataset, Path(folder) / "dataset")
+        for name, preset, epochs, settings in plan(arguments):
+            runs = [
+                measure(
+                    dataset,
+                    Path(folder) / f"{name}-{seed}",
+                    preset=preset,
+                    epochs=arguments.epochs or epochs,
+                    seed=seed,
+                    **settings,
+                )
+                for seed in range(1 if arguments.ablation else arguments.seeds)
+            ]
+            rows.append({"setting": name} | summarize(runs))
+            print(to_table(rows[-1:]), flush=True)
+    kind = "ablation" if arguments.ablation else "quality"
+    title = "_".join(filter(None, ["caser", kind, arguments.dataset, arguments.only]))
+    config = {"protocol": "first 80% trains, last 20% tests, whole catalogue", **vars(arguments)}
+    print(to_table(rows))
+    print(write_report(title, config, rows))
+    return 0
+
+
+def plan(arguments: argparse.Namespace) -> Iterator[tuple[str, str, int, dict[str, Any]]]:
+    """Yield (name, preset, epochs, settings) of each row of the table."""
+    chosen = SETTINGS[arguments.dataset]
+    if arguments.ablation:
+        preset, epochs, settings = next(iter(chosen.values()))
+        for parts in PARTS:
+            yield parts, preset, epochs, {**settings, "parts": parts}
+        return
+    for name, (preset, epochs, settings) in chosen.items():
+        if arguments.only in (None, name):
+            yield name, preset, epochs, settings
+
+
+def prepare(name: str, out: Path) -> Dataset:
+    """Return the data set in the split of the paper."""
+    if name == "ml-1m":
+        return ensue.prepare(SHARED / "ml-1m" / "sequences.txt.gz", out, split="ratio:0.7,0.1,0.2")
+    return ensue.prepare(split_files(out.parent), out, format="sequences")
+
+
+def split_files(folder: Path) -> dict[str, Path]:
+    """Write the temporal split of Gowalla as one file of sequences for each part."""
+    source = SHARED / "gowalla-15core" / "temporal_split.txt.gz"
+    paths = {part: folder / f"{part}.txt" for part in ("train", "validation", "test")}
+    with gzip.open(source, "rt") as file:
+        lines = [line.rstrip("\n").split("\t") for line in file]
+    for column, path in enumerate(paths.values(), start=1):
+        path.write_text("".join(f"{line[0]} {line[column]}\n" for line in lines))
+    return paths
+
+
+def measure(dataset: Dataset, out: Path, **settings: Any) -> dict[str, Any]:
+    """Train on the first 80%, evaluate on the last 20%, and return figures."""
+    started = time.perf_counter()
+    run = ensue.train(
+        "caser", dataset, out=out, fit="train+validation", checkpoint_seconds=1e9, **settings
+    )
+    found = run.evaluate(dataset, ks=(1, 5, 10), num_resamples=0).metrics
+    rate = statistics.median(line["examples_per_s"] for line in run.log())
+    print(f"{out.name}: map {found['map']:.4f}, {rate:,.0f} windows/s", file=sys.stderr, flush=True)
+    figures: dict[str, Any] = {metric: found[metric] for metric in METRICS}
+    figures["windows/s"] = rate
+    figures["peak MB"] = max(line["peak_memory_bytes"] for line in run.log()) / 1e6
+    figures["seconds"] = time.perf_counter() - started
+    return figures
+
+
+def summarize(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the mean of each figure over the seeds, and the spread of MAP."""
+    maps = [run["map"] for run in runs]
+    return {
+        **{name: statistics.fmean(run[name] for run in runs) for name in runs[0]},
+        "map min": min(maps),
+        "map max": max(maps),
+        "seeds": len(runs),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
