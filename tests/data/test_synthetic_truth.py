@@ -69,7 +69,8 @@ def test_steps_are_drawn_from_the_oracle(history: list[int], repeat_rate: float)
     config = make_config(
         SyntheticConfig,
         {"num_users": 2, "num_items": 24, "num_interactions": 10, "num_categories": 3,
-         "num_successors": 3, "reach": 3, "repeat_rate": repeat_rate, "max_length": 12},
+         "num_successors": 3, "num_substitutes": 2, "reach": 3, "repeat_rate": repeat_rate,
+         "max_length": 12},
     )  # fmt: skip
     truth = generate(config).truth
     past = np.array([history], dtype=np.int64)

@@ -21,6 +21,8 @@ class SyntheticConfig(Config):
         mix of categories; the others follow popularity alone.
     transition_strength: share of the steps that go to a successor of a recent item.
     num_successors: successors of each item, the first twice as likely as the second, and so on.
+    num_substitutes: items of a category that share their successors; with 1 every item has its own,
+        and a model has nothing to carry over from one item to another.
     reach: how many of the last items can start a transition, the last twice as likely as the one
         before it, and so on. With reach 1 the log is a first-order Markov chain given the user.
     context_strength: share of the sessions on the user's own device and at the user's own hour.
@@ -39,6 +41,7 @@ class SyntheticConfig(Config):
     taste_strength: float = Field(default=0.7, ge=0, le=1)
     transition_strength: float = Field(default=0.6, ge=0, le=1)
     num_successors: int = Field(default=5, ge=1, le=64)
+    num_substitutes: int = Field(default=10, ge=1)
     reach: int = Field(default=2, ge=1, le=8)
     context_strength: float = Field(default=0.8, ge=0, le=1)
     label_strength: float = Field(default=0.8, ge=0, le=1)
@@ -69,10 +72,11 @@ def check_sizes(config: SyntheticConfig) -> None:
             f"(num_users * the longest history, {config.longest}); got {config.num_interactions}."
         )
     smallest = config.num_items // config.num_categories
-    if smallest <= config.num_successors:
+    needed = config.num_successors + config.num_substitutes
+    if smallest < needed:
         raise ConfigError(
-            f"num_items / num_categories must exceed num_successors={config.num_successors}; "
-            f"got {smallest}."
+            f"num_items / num_categories must be at least {needed} (num_successors + "
+            f"num_substitutes); got {smallest}."
         )
     if config.days * DAY_S <= config.longest:
         raise ConfigError(

@@ -149,7 +149,7 @@ def draw_truth(config: SyntheticConfig, rng: np.random.Generator) -> Truth:
         popularity=popularity,
         item_category=item_category,
         item_quality=rng.random(config.num_items),
-        successors=_draw_successors(popularity, item_category, config.num_successors, rng),
+        successors=_draw_successors(popularity, item_category, config, rng),
         successor_weights=halving_weights(config.num_successors),
         lag_weights=halving_weights(config.reach),
         user_taste=_draw_tastes(share, config.num_users, rng),
@@ -179,16 +179,33 @@ def _draw_tastes(share: Floats, num_users: int, rng: np.random.Generator) -> Flo
     return np.ones((num_users, 1)) if taste is None else taste
 
 
+def _substitute_groups(item_category: Ints, num_substitutes: int) -> Ints:
+    """Return the group [I] of each item: runs of `num_substitutes` items of a category.
+
+    >>> _substitute_groups(np.array([0, 1, 0, 0, 1]), 2).tolist()
+    [0, 2, 0, 1, 2]
+    """
+    order = np.argsort(item_category, kind="stable")
+    sizes = np.bincount(item_category)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    num_groups = -(-sizes // num_substitutes)
+    group = np.empty(len(order), dtype=np.int64)
+    group[order] = np.repeat(np.cumsum(num_groups) - num_groups, sizes) + place // num_substitutes
+    return group
+
+
 def _draw_successors(
-    popularity: Floats, item_category: Ints, num_successors: int, rng: np.random.Generator
+    popularity: Floats, item_category: Ints, config: SyntheticConfig, rng: np.random.Generator
 ) -> Ints:
     """Return distinct successors [I, S] from the item's own category, drawn by popularity.
 
     Drawing them by popularity keeps the log's popularity near the given one, whatever the strength
     of the transitions.
     """
+    group = _substitute_groups(item_category, config.num_substitutes)
+    first_of_group = np.unique(group, return_index=True)[1]
     sampler = CategorySampler(popularity, item_category)
-    categories = np.repeat(item_category[:, None], num_successors, axis=1)
+    categories = np.repeat(item_category[first_of_group, None], config.num_successors, axis=1)
     successors = np.full(categories.shape, -1, dtype=np.int64)
     is_open = np.ones(categories.shape, dtype=np.bool_)
     attempt = 0
@@ -196,11 +213,11 @@ def _draw_successors(
         if attempt == 50:  # a head item can hold most of the weight: finish without weights
             sampler = CategorySampler(np.ones_like(popularity), item_category)
         successors[is_open] = sampler.draw(categories[is_open], rng)
-        is_open = successors == np.arange(len(popularity))[:, None]
-        for rank in range(1, num_successors):
+        is_open = group[successors] == np.arange(len(successors))[:, None]
+        for rank in range(1, config.num_successors):
             is_open[:, rank] |= (successors[:, :rank] == successors[:, rank, None]).any(axis=1)
         attempt += 1
-    return successors
+    return successors[group]
 
 
 class CategorySampler:

@@ -34,7 +34,7 @@ ADJECTIVES = (
     "vivid", "warm", "wild",
 )  # fmt: skip
 
-BRAND_STARTS = ("Alto", "Bren", "Corva", "Delmo", "Ester", "Fjor", "Gala", "Hask", "Ivora", "Juno",
+BRAND_STARTS = ("Alto", "Bren", "Corva", "Delmo", "Ester", "Fjor", "Gala", "Harb", "Ivora", "Juno",
                 "Kelda", "Lumo", "Marl", "Norva", "Orsa", "Pell")  # fmt: skip
 BRAND_ENDS = ("co", "dale", "field", "ly", "mark", "nest", "ora", "wick")
 
