@@ -55,7 +55,7 @@ def evaluate(
     print_table(["metric", "mean", "from", "to"], rows, title=title)
     cut = f"recall@{protocol['ks'][-1]}"
     slices = [
-        [name, part["num_items"], part["num_targets"], part["metrics"].get(cut)]
+        [name, part["items"], part["targets"], part["metrics"].get(cut)]
         for name, part in evaluation.slices.items()
     ]
     print_table(["slice", "items", "targets", cut], slices)

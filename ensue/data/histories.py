@@ -20,6 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+COUNT_ROWS = 1 << 22  # interactions counted at a time
+
 
 @dataclass(frozen=True)
 class HistoryBatch:
@@ -123,4 +125,11 @@ class Histories:
 
     def item_counts(self, num_items: int) -> NDArray[np.int64]:
         """Return how often each item occurs [I + 1]."""
-        return np.bincount(self.flat()[1], minlength=num_items + 1)
+        counts = np.zeros(num_items + 1, dtype=np.int64)
+        bounds = np.searchsorted(  # users whose rows, together, are few enough to hold
+            np.cumsum(self.lengths), np.arange(0, max(self.lengths.sum(), 1), COUNT_ROWS)
+        )
+        for first, last in zip(bounds, [*bounds[1:], self.num_users + 1], strict=True):
+            rows, _ = self.rows(np.arange(first, last))
+            counts += np.bincount(self.items[rows], minlength=num_items + 1)
+        return counts

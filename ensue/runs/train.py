@@ -9,12 +9,12 @@ import shutil
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-import ensue
 from ensue.config import Config, make_config
 from ensue.data.dataset import Dataset
 from ensue.errors import ConfigError, DataError, UsageError, did_you_mean
@@ -233,7 +233,7 @@ def _describe_dataset(dataset: Dataset) -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     return {
-        "ensue": ensue.__version__,
+        "ensue": version("ensue"),
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
