@@ -100,8 +100,9 @@ def _ids(chunk: Chunk, column: str, role: str) -> pl.Series:
     if values.dtype == pl.String:
         is_missing |= (values == "").fill_null(True)
     if is_missing.any():
+        place = chunk.place(is_missing.arg_max() or 0)
         raise DataError(
-            f"every row must have a {role}; {chunk.place(is_missing.arg_max() or 0)} has none in "
+            f"every row must have {'an' if role == 'item' else 'a'} {role}; {place} has none in "
             f"column {column!r}. Repair or remove that row."
         )
     return values

@@ -194,8 +194,8 @@ def _check_distinct(ids: Sequence[str], others: Sequence[str]) -> None:
         if names.count(name) > 1:
             raise UsageError(f"a column has one role; {name!r} is given several.")
     for name in others:
-        if name in RESERVED:
+        if name in RESERVED or "/" in name:  # a context column becomes part of a file name
             raise UsageError(
-                f"a label or context column cannot be called {name!r}, which the dataset uses "
-                "itself; rename it in the input."
+                f"a label or context column cannot be called {name!r}, nor have a slash in its "
+                f"name or be one of {list(RESERVED)}; rename it in the input."
             )

@@ -61,15 +61,15 @@ def open_delimited(path: Path, delimiter: str | None = None) -> Table:
 
 
 def sniff_delimiter(lines: Sequence[str]) -> str | None:
-    """Return the delimiter that splits most lines into as many fields as the first.
+    """Return the delimiter that splits most lines into the same number of fields, above 1.
 
     >>> sniff_delimiter(["1::2::3", "4::5::6"]), sniff_delimiter(["a b c", "d", "e f"])
     ('::', None)
     """
     for delimiter in DELIMITERS:
-        counts = Counter(len(fields) for fields in _split(lines, delimiter))
-        count, times = counts.most_common(1)[0]
-        if count > 1 and 2 * times > len(lines):
+        rows = _split(lines, delimiter)
+        count, times = Counter(map(len, rows)).most_common(1)[0]
+        if count > 1 and 2 * times > len(rows):
             return delimiter
     return None
 

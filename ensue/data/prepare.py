@@ -41,11 +41,11 @@ def prepare(
     user: str | None = None,
     item: str | None = None,
     time: str | None = None,
-    labels: Sequence[str] = (),
-    context: Sequence[str] = (),
+    labels: str | Sequence[str] = (),
+    context: str | Sequence[str] = (),
     format: str | None = None,
     delimiter: str | None = None,
-    filters: Sequence[str] = (),
+    filters: str | Sequence[str] = (),
     split: str | None = None,
     items: str | Path | None = None,
     memory: str | int = "2GB",
@@ -72,7 +72,7 @@ def prepare(
     """
     memory_bytes = parse_memory(memory)
     wanted = parse_split(split, has_files=isinstance(inputs, Mapping))
-    choice = Choice(user, item, time, labels, context)
+    choice = Choice(user, item, time, _as_list(labels), _as_list(context))
     with (
         _full_disk_is_data_error(Path(out)),
         atomic_directory(out, marker="dataset.json", overwrite=overwrite) as folder,
@@ -82,12 +82,14 @@ def prepare(
         has_time = files[0].roles.time is not None
         if wanted.kind == "time" and not has_time:
             raise UsageError("split 'time' needs times, and the log has no time column.")
-        parsed = parse_filters(filters, labels=list(files[0].roles.labels), has_time=has_time)
-        name = name or Path(out).resolve().name
-        info = _build(folder, files, parsed, wanted, name, memory_bytes)
+        parsed = parse_filters(
+            _as_list(filters), labels=list(files[0].roles.labels), has_time=has_time
+        )
+        info = _build(folder, files, parsed, wanted, memory_bytes)
         if items is not None:
             add_titles(folder / "items.arrow", items)
-        write_json(folder / "dataset.json", info.model_dump())
+        named = {"name": name or Path(out).resolve().name, "sources": _sources(inputs)}
+        write_json(folder / "dataset.json", {**info.model_dump(), **named})
     for note in info.notes:
         _say(f"Note: {note}")
     return Dataset(out)
@@ -113,10 +115,9 @@ def _build(
     files: Sequence[Input],
     filters: Sequence[Filter],
     split: Split,
-    name: str,
     memory_bytes: int,
 ) -> DatasetInfo:
-    """Write the tables of the dataset and return what dataset.json is to say."""
+    """Write the tables of the dataset and return what dataset.json is to say, unnamed."""
     roles = files[0].roles
     work = folder / "work"
     cleaner = Cleaner(roles.text_context, max_integer=memory_bytes // 128)
@@ -137,8 +138,8 @@ def _build(
     written = write_tables(folder, store, cleaner.vocabularies, split, memory_bytes // 3)
     shutil.rmtree(work, ignore_errors=True)
     return DatasetInfo(
-        name=name,
-        sources=[str(file.table.path) for file in files],
+        name="",
+        sources=[],
         columns=roles.as_dict(),
         labels=list(roles.labels),
         context=list(roles.context),
@@ -177,6 +178,20 @@ def _read(
                 store.append(columns)
                 advance(len(columns["user"]))
     return store
+
+
+def _as_list(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _sources(inputs: PathOrPaths | Mapping[str, PathOrPaths]) -> list[str]:
+    """Return the files and folders as the caller gave them."""
+    groups = inputs.values() if isinstance(inputs, Mapping) else [inputs]
+    return [
+        str(path)
+        for group in groups
+        for path in ([group] if isinstance(group, str | Path) else group)
+    ]
 
 
 def _notes(split: Split, *, has_time: bool) -> list[str]:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ensue.data.tables import Chunk
 from ensue.errors import DataError, UsageError
 
-SECOND_US = 1_000_000
 # Numbers up to the bound are in the unit: seconds reach to the year 5138.
 _UNITS = (
     (1e11, "seconds", 1_000_000.0),
@@ -26,7 +25,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 class TimeParser:
     """Times of one file. Numbers are seconds, milliseconds, microseconds or nanoseconds, whichever
-    puts the first rows after 1970 and before 5138; text is ISO 8601, UTC where it has no zone.
+    puts the first rows between 1970 and 5138; text is ISO 8601, UTC where it has no zone.
     """
 
     def __init__(self, column: str) -> None:
@@ -69,8 +68,8 @@ class TimeParser:
         if numbers.dtype.is_float():
             numbers = numbers.set(~numbers.is_finite().fill_null(True), None)
         if self._unit is None:
-            largest: Any = numbers.head(_SAMPLE_ROWS).max()
-            self._unit = _unit_of(float(largest or 0))
+            typical: Any = numbers.head(_SAMPLE_ROWS).median()
+            self._unit = _unit_of(float(typical or 0))
         bound, unit, scale = self._unit
         is_beyond = (numbers.cast(pl.Float64) > bound).fill_null(False)
         if is_beyond.any():
@@ -142,8 +141,8 @@ def show_time(time_us: int) -> str:
     return (_EPOCH + timedelta(microseconds=time_us)).isoformat()
 
 
-def _unit_of(largest: float) -> tuple[float, str, float]:
-    return next(unit for unit in _UNITS if largest < unit[0])
+def _unit_of(time: float) -> tuple[float, str, float]:
+    return next(unit for unit in _UNITS if time < unit[0])
 
 
 def _from_temporal(values: pl.Series) -> pl.Series:
