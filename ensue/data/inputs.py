@@ -32,11 +32,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Input:
-    """A table, what its columns are, and the number of the split its rows are for."""
+    """A table, what its columns are, and the number of the split its rows are for.
+
+    left_out: columns with the name of a label that hold text.
+    """
 
     table: Table
     roles: Roles
     part: int
+    left_out: tuple[str, ...] = ()
 
 
 def open_inputs(
@@ -77,13 +81,12 @@ def open_inputs(
             )
     sample = _sample(first)
     text = find_text_columns(sample, first.roles)
-    dropped = (
-        set()
-        if choice.labels
-        else {n for n, column in first.roles.labels.items() if not is_numeric(sample[column])}
-    )
+    left_out: tuple[str, ...] = ()
+    if not choice.labels:
+        labels = first.roles.labels.items()
+        left_out = tuple(name for name, column in labels if not is_numeric(sample[column]))
     return [
-        replace(one, roles=_with_types(one.roles, text_context=text, dropped=dropped))
+        replace(one, roles=_with_types(one.roles, text, left_out), left_out=left_out)
         for one in opened
     ]
 
@@ -100,6 +103,8 @@ def describe_inputs(inputs: Sequence[Input]) -> str:
         how = "no header, so columns by position: " + ", ".join(columns)
     if roles.time is None and not table.is_ordered:
         how += "; no time, so rows count as oldest first"
+    if left_out := inputs[0].left_out:
+        how += f"; {', '.join(map(repr, left_out))} left out, no numbers"
     more = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
     return f"Reading {table.path}{more}: {how}."
 
@@ -122,6 +127,6 @@ def _sample(first: Input) -> pl.DataFrame:
     return pl.DataFrame(schema=dict.fromkeys(needed, pl.String))
 
 
-def _with_types(roles: Roles, *, text_context: frozenset[str], dropped: set[str]) -> Roles:
-    labels = {name: column for name, column in roles.labels.items() if name not in dropped}
+def _with_types(roles: Roles, text_context: frozenset[str], left_out: tuple[str, ...]) -> Roles:
+    labels = {name: column for name, column in roles.labels.items() if name not in left_out}
     return replace(roles, labels=labels, text_context=text_context)

@@ -45,7 +45,8 @@ class TimeParser:
         elif values.dtype == pl.String:
             times = self._from_text(values, chunk)
         elif values.dtype.is_numeric():
-            times = self._from_numbers(values, chunk)
+            numbers = values if values.dtype.is_integer() else values.cast(pl.Float64)
+            times = self._from_numbers(numbers, chunk)
         else:
             raise DataError(
                 f"column {self._column!r} must hold times; in {chunk.path} it holds {values.dtype}."

@@ -222,9 +222,19 @@ def test_hive_folder_names_are_columns(tmp_path: Path):
     assert dataset.column("device").tolist() == [1, 2]
 
 
-def test_label_columns_without_numbers_are_left_out_unless_named(tmp_path: Path):
+def test_label_columns_without_numbers_are_left_out_and_named(tmp_path: Path, capsys):
     (tmp_path / "log.csv").write_text("user,item,timestamp,label,click\n1,1,1,good,1\n")
     assert prepare(tmp_path / "log.csv", tmp_path / "out").info.labels == ["click"]
+    assert "'label' left out, no numbers" in capsys.readouterr().err
+
+
+def test_one_name_may_be_given_without_a_list(tmp_path: Path):
+    write_csv(tmp_path / "log.csv")
+    dataset = prepare(
+        tmp_path / "log.csv", tmp_path / "out", labels="rating", filters="min-length=3"
+    )
+    assert dataset.num_users == 1
+    assert dataset.info.sources == [str(tmp_path / "log.csv")]
 
 
 def test_filters_are_counted_and_ids_come_after_them(tmp_path: Path):

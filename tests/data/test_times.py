@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime, timezone
+from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
@@ -27,6 +28,7 @@ def parse(values: pl.Series) -> list[int]:
         (MOMENT_US * 1000, MOMENT_US),
         (1_580_473_815.25, MOMENT_US),
         (0, 0),
+        (Decimal("1580473815.25"), MOMENT_US),
         (MOMENT, MOMENT_US),
         (MOMENT.replace(tzinfo=None), MOMENT_US),
         (date(2020, 1, 31), 1_580_428_800_000_000),
