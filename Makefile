@@ -4,6 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+CODE := ensue tests benchmarks
 # Not tests: they misspell on purpose.
 SPELLED := ensue benchmarks docs README.md CONTRIBUTING.md CHANGELOG.md
 
@@ -38,8 +39,8 @@ slow: $(INSTALLED)
 	@$(BIN)/python -m pytest -q -m slow -rs --timeout 3600 || test $$? -eq 5
 
 check: $(INSTALLED)
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check $(CODE)
+	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy
 	@$(BIN)/codespell --ignore-words-list hask $(SPELLED)
 

@@ -24,7 +24,16 @@ EASE_LIMIT = 10_000  # items; the closed form is cubic in them, and a demo shoul
 # Enough to see what each model can do in a demo's time; docs/methods.md has the full runs.
 SETTINGS: dict[str, dict[str, Any]] = {
     "bpr": {"epochs": 10, "batch_size": 1024, "learning_rate": 0.005, "patience": 2},
-    "caser": {"epochs": 15, "patience": 2},
+    "caser": {
+        "window": 3,
+        "num_targets": 1,
+        "num_negatives": 20,
+        "loss": "sum",
+        "dropout": 0.3,
+        "learning_rate": 0.005,
+        "epochs": 8,
+        "patience": 2,
+    },
 }
 
 
