@@ -5,7 +5,8 @@
 
 The logs have the columns and the shape of MovieLens 20M: rows by user, Zipf items, half-star
 ratings. The large one has ten times as many users and items, and its rows come by time, so that
-every chunk holds rows of most users. Generating is not timed; files are removed at the end. Runs on Linux.
+every chunk holds rows of most users. Generating is not timed; files are removed at the end. It
+reads peak memory where Linux has it.
 """
 
 from __future__ import annotations
