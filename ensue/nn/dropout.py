@@ -6,8 +6,12 @@ the scale uses the rounded rate, so the expectation is exact; 0.5 is represented
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from ensue.nn import cpu_kernels as kernels
 
 
 class Dropout(nn.Module):
@@ -27,9 +31,35 @@ class Dropout(nn.Module):
         """Return x with dropped and rescaled elements in training mode, x itself otherwise."""
         if not self.training or self.threshold == 0:
             return x
-        num_words = (x.numel() + 7) // 8
-        words = torch.empty(num_words, dtype=torch.int64, device=x.device)
-        words.random_(-(2**63), None)
-        noise = words.view(torch.uint8)[: x.numel()].view(x.shape)
-        keep = (noise >= self.threshold).to(x.dtype)
-        return x * keep.mul_(256 / (256 - self.threshold))
+        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
+        noise = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()]
+        if kernels.can_run(x):
+            out: Tensor = _Keep.apply(x, noise, self.threshold)  # type: ignore[no-untyped-call]
+            return out
+        is_kept = (noise >= self.threshold).view(x.shape)
+        return x * is_kept * _scale(self.threshold)
+
+
+def _scale(threshold: int) -> float:
+    """Return 1 / (1 - rate)."""
+    return 256 / (256 - threshold)
+
+
+class _Keep(torch.autograd.Function):
+    """x * scale where noise >= threshold, 0 elsewhere; the gradient goes the same way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, noise: Tensor, threshold: int) -> Tensor:
+        ctx.noise, ctx.threshold = noise, threshold
+        return _keep(x, noise, threshold)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _keep(grad, ctx.noise, ctx.threshold), None, None
+
+
+def _keep(x: Tensor, noise: Tensor, threshold: int) -> Tensor:
+    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    values, noise_array, kept = kernels.arrays(x.reshape(-1), noise, out.view(-1))
+    kernels.keep(values, noise_array, threshold, values.dtype.type(_scale(threshold)), kept)
+    return out

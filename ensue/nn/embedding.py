@@ -2,7 +2,7 @@
 
 Autograd's own look-up makes a new zero tensor of the table's size at every call and adds it to the
 gradient. Here the rows are added to `weight.grad` directly, which the optimizer clears in place:
-the same numbers without two passes over the table.
+the same numbers without two passes over the table. `torch.autograd.grad` does not see them.
 Shapes: V table rows, D width, B batch, C candidates.
 """
 
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ensue.nn import cpu_kernels as kernels
+
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
@@ -22,16 +24,20 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
-        _add_rows_(ctx.weight, ctx.ids, grad)
+        table = _grad_of(ctx.weight)
+        flat = ctx.ids.reshape(-1)
+        rows = grad.reshape(len(flat), *table.shape[1:]).to(table.dtype)
+        if table.dim() == 2 and kernels.can_run(table, rows):
+            kernels.add_rows(*kernels.arrays(flat, rows, table))
+        else:
+            table.index_add_(0, flat, rows)
         if ctx.padding_idx is not None:
-            ctx.weight.grad[ctx.padding_idx] = 0
+            table[ctx.padding_idx] = 0
         return None, None, None
 
 
 def gather_rows(weight: Tensor, ids: Tensor, padding_idx: int | None = None) -> Tensor:
     """Return weight[ids] [*ids.shape, D] for a leaf `weight` [V, D] or [V].
-
-    The gradient of `weight` appears in `weight.grad` only; `torch.autograd.grad` does not see it.
 
     Args:
         padding_idx: a row that receives no gradient.
@@ -43,45 +49,43 @@ def gather_rows(weight: Tensor, ids: Tensor, padding_idx: int | None = None) -> 
 
 
 class _DotRows(torch.autograd.Function):
-    """Sums over D by elementwise products: batched matrix products of one row are far slower."""
-
     @staticmethod
     def forward(ctx: Any, queries: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
-        rows = _take(weight.detach(), ids)  # [B, C, D]
         ctx.weight, ctx.ids = weight, ids
-        ctx.save_for_backward(queries, rows)
-        return (rows * queries.unsqueeze(1)).sum(dim=2)
+        ctx.save_for_backward(queries)
+        out = queries.new_empty(ids.shape)
+        kernels.dot_rows(*kernels.arrays(queries, weight, ids, out))
+        return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        queries, rows = ctx.saved_tensors
-        grad = grad.unsqueeze(2)  # [B, C, 1]
-        _add_rows_(ctx.weight, ctx.ids, grad * queries.unsqueeze(1))
-        return rows.mul_(grad).sum(dim=1), None, None  # rows are not needed again
+        (queries,) = ctx.saved_tensors
+        grad_queries = torch.empty_like(queries)
+        kernels.dot_rows_backward(
+            *kernels.arrays(grad, queries, ctx.weight, ctx.ids, grad_queries, _grad_of(ctx.weight))
+        )
+        return grad_queries, None, None
 
 
 def dot_rows(queries: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
     """Return the products [B, C] of queries [B, D] with weight[ids], for a leaf `weight` [V, D].
 
-    The gradient of `weight` appears in `weight.grad` only, as with `gather_rows`.
-
     Args:
         ids: [B, C].
     """
-    if weight.requires_grad and torch.is_grad_enabled():
-        out: Tensor = _DotRows.apply(queries, weight, ids)  # type: ignore[no-untyped-call]
+    needs_grad = weight.requires_grad and torch.is_grad_enabled()
+    if needs_grad and kernels.can_run(queries, weight):
+        out: Tensor = _DotRows.apply(queries.contiguous(), weight, ids)  # type: ignore[no-untyped-call]
         return out
-    return (_take(weight, ids) * queries.unsqueeze(1)).sum(dim=2)
+    return (gather_rows(weight, ids) * queries.unsqueeze(1)).sum(dim=2)
 
 
 def _take(weight: Tensor, ids: Tensor) -> Tensor:
     return weight.index_select(0, ids.reshape(-1)).view(*ids.shape, *weight.shape[1:])
 
 
-def _add_rows_(weight: Tensor, ids: Tensor, grad: Tensor) -> None:
-    """Add grad [*ids.shape, D] to the rows `ids` of `weight.grad`, which is made when missing."""
+def _grad_of(weight: Tensor) -> Tensor:
+    """Return `weight.grad`, made when missing."""
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)
-    flat = ids.reshape(-1)
-    rows = grad.reshape(len(flat), *weight.shape[1:])
-    weight.grad.index_add_(0, flat, rows.to(weight.dtype))
+    return weight.grad

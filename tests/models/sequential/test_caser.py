@@ -32,10 +32,8 @@ def worked_example() -> Caser:
         "item_embedding": [[0, 0], [1, 0], [0, 2], [0, 0], [0, 0]],
         "convolutions.vertical_weight": [[0.5, 1.0]],
         "convolutions.vertical_bias": [0],
-        "convolutions.horizontal_weight.0": [[[1, -1]]],
-        "convolutions.horizontal_bias.0": [0],
-        "convolutions.horizontal_weight.1": [[[1, 0], [0, 1]]],
-        "convolutions.horizontal_bias.1": [0.5],
+        "convolutions.horizontal_weight": [1, -1, 1, 0, 0, 1],
+        "convolutions.horizontal_bias": [0, 0.5],
         "hidden.weight": [[1, 0, 1, 0], [0, -1, 0, 1]],
         "hidden.bias": [0, -1],
         "output_embedding": [[0] * 4, [0] * 4, [0] * 4, [1, 1, 1, 1], [-1, 0, 2, 0]],
@@ -71,8 +69,10 @@ def test_worked_example_forward_and_backward() -> None:
     )
     convolutions = model.convolutions
     assert_equal(convolutions.vertical_weight.grad, [[-0.3798483688, 0.2602169487]])
-    assert_equal(convolutions.horizontal_weight[0].grad, [[[-0.3798483688, 0]]])
-    assert_equal(convolutions.horizontal_weight[1].grad, [[[-0.1301084744, 0], [0, -0.2602169487]]])
+    assert_equal(
+        convolutions.horizontal_weight.grad,
+        [-0.3798483688, 0, -0.1301084744, 0, 0, -0.2602169487],
+    )
 
 
 def test_parameter_count_of_the_paper() -> None:
@@ -116,15 +116,13 @@ def test_convolutions_equal_the_definition() -> None:
     for b in range(5):
         expected = []
         for k in range(2):
-            weight, bias = (
-                model.convolutions.vertical_weight[k],
-                model.convolutions.vertical_bias[k],
-            )
+            weight = model.convolutions.vertical_weight[k]
+            bias = model.convolutions.vertical_bias[k]
             expected.append(sum(weight[i] * vectors[b, i] for i in range(4)) + bias)
         for height in range(1, 5):
             for k in range(2):
-                weight = model.convolutions.horizontal_weight[height - 1][k]
-                bias = model.convolutions.horizontal_bias[height - 1][k]
+                weight = model.convolutions.filters(height)[k]
+                bias = model.convolutions.horizontal_bias[(height - 1) * 2 + k]
                 values = [
                     torch.relu((vectors[b, i : i + height] * weight).sum() + bias)
                     for i in range(4 - height + 1)
@@ -148,8 +146,8 @@ def test_order_matters_except_for_filters_of_height_one() -> None:
     users = torch.tensor([1])
     assert not torch.allclose(model(users, a), model(users, b))
     with torch.no_grad():
-        for weight in list(model.convolutions.horizontal_weight)[1:]:
-            weight.zero_()
+        for height in (2, 3):
+            model.convolutions.filters(height).zero_()
     torch.testing.assert_close(model(users, a), model(users, b))
 
 
@@ -217,3 +215,25 @@ def test_dropout_is_off_in_evaluation_and_scales_in_training() -> None:
         assert dropped.mean().item() == pytest.approx(1.0, abs=0.02)
     with pytest.raises(ValueError, match=r"got 1\.0"):
         Dropout(1.0)
+
+
+@pytest.mark.parametrize("parts", ["pvh", "h", "v"])
+def test_kernels_equal_tensor_operations(parts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled float32 path against the plain one, values and all gradients, dropout too."""
+    users = torch.randint(1, 21, (64,))
+    windows, candidates = torch.randint(0, 41, (64, 5)), torch.randint(0, 41, (64, 7))
+    windows[:8, :3] = 0  # equal positions: ties of the maximum
+    results = []
+    for use_kernels in (True, False):
+        if not use_kernels:
+            monkeypatch.setattr("ensue.nn.cpu_kernels.can_run", lambda *_: False)
+        settings = {"window": 5, "dim": 12, "num_horizontal": 4, "num_vertical": 3}
+        model = make(20, 40, parts=parts, dropout=0.4, conv_activation="tanh", **settings)
+        torch.manual_seed(1)
+        logits = model.logits(model(users, windows), candidates)
+        (positive_loss(logits[:, :2]).sum() + negative_loss(logits[:, 2:]).sum()).backward()
+        grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        results.append({"logits": logits.detach()} | grads)
+    assert results[0].keys() == results[1].keys()
+    for name, expected in results[1].items():
+        torch.testing.assert_close(results[0][name], expected, rtol=1e-4, atol=1e-5)
