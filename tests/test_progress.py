@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from ensue import progress
-from ensue.progress import track
+from ensue.progress import note, track
 
 
 @pytest.fixture
@@ -65,3 +65,8 @@ def test_a_failure_inside_ends_the_bar(capsys, monkeypatch):
     with pytest.raises(ZeroDivisionError), track("train", total=10):
         raise ZeroDivisionError
     assert progress._active_bar is None
+
+
+def test_a_note_leaves_standard_output_alone(capsys):
+    note("reading")
+    assert capsys.readouterr() == ("", "reading\n")

@@ -29,7 +29,8 @@ def evaluate(
     ] = False,
 ) -> None:
     """Measure a run, with intervals and slices; the result is stored in the run."""
-    from ensue.cli.output import print_json, print_message, print_table
+    from ensue.cli.output import print_json, print_table
+    from ensue.progress import note
     from ensue.runs.run import load
 
     evaluation = load(run).evaluate(
@@ -59,6 +60,6 @@ def evaluate(
         for name, part in evaluation.slices.items()
     ]
     print_table(["slice", "items", "targets", cut], slices)
-    print_message(f"Intervals: {protocol['interval']}.")
+    note(f"Intervals: {protocol['interval']}.")
     for text in protocol["notes"]:
-        print_message(f"Note: {text}")
+        note(f"Note: {text}")

@@ -27,9 +27,10 @@ def fetch(
     ] = False,
 ) -> None:
     """Download a public data set: resumed, checked, unpacked."""
-    from ensue.cli.output import print_json, print_message, print_text
+    from ensue.cli.output import print_json, print_text
     from ensue.data import sources
     from ensue.errors import UsageError
+    from ensue.progress import note
 
     if list_sources:
         _print_sources(as_json=as_json)
@@ -44,9 +45,9 @@ def fetch(
         return
     checksum = fetched.checksum
     if fetched.is_new and checksum.published_at:
-        print_message(f"{checksum.algorithm} {checksum.value}, as at {checksum.published_at}")
+        note(f"{checksum.algorithm} {checksum.value}, as at {checksum.published_at}")
     elif fetched.is_new:
-        print_message(
+        note(
             f"{checksum.algorithm} {checksum.value}; the host publishes no checksum to compare with"
         )
     place = "is in" if fetched.is_new else "was there already, in"

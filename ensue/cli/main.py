@@ -20,12 +20,13 @@ from ensue.cli.compare import compare
 from ensue.cli.demo import demo
 from ensue.cli.evaluate import evaluate
 from ensue.cli.fetch import fetch
-from ensue.cli.output import print_message, print_text
+from ensue.cli.output import print_text
 from ensue.cli.prepare import prepare
 from ensue.cli.recommend import recommend
 from ensue.cli.report import report
 from ensue.cli.train import train
 from ensue.errors import EnsueError
+from ensue.progress import note
 
 # An OSError with one of these lies with the caller: no permission, or no room on the disk.
 _CALLERS_ERRNOS = {
@@ -46,7 +47,7 @@ class _Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            print_message("interrupted")
+            note("interrupted")
             raise typer.Exit(130) from None
         except BrokenPipeError:
             _discard_output()
@@ -107,12 +108,12 @@ def _run() -> int:
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else 0
     except EnsueError as error:
-        print_message(f"error: {error}")
+        note(f"error: {error}")
         return 2
     except OSError as error:
         if error.errno not in _CALLERS_ERRNOS:
             return _report_fault(error)
-        print_message(f"error: the operating system refused: {error}.")
+        note(f"error: the operating system refused: {error}.")
         return 2
     except Exception as error:
         return _report_fault(error)
@@ -122,7 +123,7 @@ def _run() -> int:
 def _report_fault(error: Exception) -> int:
     """Print what a bug report needs, and return the exit code."""
     traceback.print_exception(type(error), error, error.__traceback__)
-    print_message(
+    note(
         f"\nensue {__version__} failed with {type(error).__name__}. This is a fault of Ensue, not "
         "of your input: please report it with the command and the text above."
     )

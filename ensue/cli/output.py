@@ -1,4 +1,4 @@
-"""What the command line writes: results to standard output, messages to standard error."""
+"""Results on standard output; messages go to standard error by `ensue.progress.note`."""
 
 from __future__ import annotations
 
@@ -62,8 +62,3 @@ def format_cell(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return str(value)
-
-
-def print_message(text: str) -> None:
-    """Write a message to a person to standard error."""
-    print(text, file=sys.stderr, flush=True)

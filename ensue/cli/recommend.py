@@ -80,12 +80,13 @@ def recommend(
 
 def _print_answer(answer: Recommendation, names: dict[str, str]) -> None:
     """Write one answer as a table, with what a person should know beside it."""
-    from ensue.cli.output import print_message, print_table
+    from ensue.cli.output import print_table
+    from ensue.progress import note
 
     if answer.user is not None and not answer.is_known:
-        print_message(f"User {answer.user} is not in the log; this is for an empty history.")
+        note(f"User {answer.user} is not in the log; this is for an empty history.")
     if answer.unknown_items:
-        print_message(f"Not in the catalogue, left out: {', '.join(answer.unknown_items)}.")
+        note(f"Not in the catalogue, left out: {', '.join(answer.unknown_items)}.")
     title = "for the history" if answer.user is None else f"for user {answer.user}"
     columns = ["rank", "item", *(["name"] if names else []), "score"]
     rows = [

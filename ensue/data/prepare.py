@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ from ensue.data.titles import add_titles
 from ensue.data.writer import write_tables
 from ensue.errors import DataError, UsageError
 from ensue.files import atomic_directory, write_json
-from ensue.progress import track
+from ensue.progress import note, track
 
 _UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _LEAST_MEMORY = 16e6
@@ -78,7 +77,7 @@ def prepare(
         atomic_directory(out, marker="dataset.json", overwrite=overwrite) as folder,
     ):
         files = open_inputs(inputs, choice, format=format, delimiter=delimiter)
-        _say(describe_inputs(files))
+        note(describe_inputs(files))
         has_time = files[0].roles.time is not None
         if wanted.kind == "time" and not has_time:
             raise UsageError("split 'time' needs times, and the log has no time column.")
@@ -90,8 +89,8 @@ def prepare(
             add_titles(folder / "items.arrow", items)
         named = {"name": name or Path(out).resolve().name, "sources": _sources(inputs)}
         write_json(folder / "dataset.json", {**info.model_dump(), **named})
-    for note in info.notes:
-        _say(f"Note: {note}")
+    for text in info.notes:
+        note(f"Note: {text}")
     return Dataset(out)
 
 
@@ -218,7 +217,3 @@ def _full_disk_is_data_error(out: Path) -> Iterator[None]:
             f"the disk must have room for the dataset and for sorting it; the one that holds {out} "
             "is full. Free some space or choose another output; nothing was kept."
         ) from None
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr)

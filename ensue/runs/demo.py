@@ -13,6 +13,7 @@ from ensue.data.synthetic import generate, write
 from ensue.evaluation.significance import Comparison
 from ensue.progress import note
 from ensue.runs.compare import compare_runs
+from ensue.runs.plots import require_plots
 from ensue.runs.recommend import Recommendation
 from ensue.runs.report import write_report
 from ensue.runs.run import Run
@@ -80,7 +81,9 @@ def run_demo(out: str | Path, *, data: str | Path | None = None) -> Demo:
 
     Raises:
         DataError, UsageError: the log cannot be used, or `out` holds other things.
+        ExtraError: matplotlib, which draws the report, is not installed.
     """
+    require_plots()  # better now than after the training
     out = Path(out)
     dataset = _prepare(out, data)
     runs = dict(_train_all(out, dataset))

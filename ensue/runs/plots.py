@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from ensue.errors import ExtraError
@@ -101,13 +102,22 @@ def draw_intervals(
     return _svg(title, draw, height=1.0 + 0.35 * len(labels))
 
 
+def require_plots() -> None:
+    """Check that plots can be drawn.
+
+    Raises:
+        ExtraError: matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise ExtraError("matplotlib", "report", "the report")
+
+
 def _svg(title: str, draw: Callable[[Any], None], *, height: float) -> str:
-    try:
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ExtraError("matplotlib", "report", "the report") from None
+    require_plots()
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
     # Names inside a drawing derive from its salt: each drawing of a page needs its own, and the
     # same report is made of the same bytes.
     settings: Any = {**_SETTINGS, "svg.hashsalt": title}

@@ -29,8 +29,3 @@ def test_a_table_shows_text_as_it_is(capsys):
     assert "y" * 150 in out
     assert "0.2500" in out
     assert "[t]" in out
-
-
-def test_messages_leave_standard_output_alone(capsys):
-    output.print_message("reading")
-    assert capsys.readouterr() == ("", "reading\n")

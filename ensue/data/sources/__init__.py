@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ensue.data.sources.http import Retries, discard, download, download_text
 from ensue.data.sources.registry import SOURCES, Source, find_source
 from ensue.errors import DataError, UsageError
 from ensue.files import atomic_directory, write_json
+from ensue.progress import note
 
 __all__ = ["SOURCES", "Checksum", "Fetched", "Retries", "Source", "fetch", "find_source"]
 
@@ -87,7 +87,7 @@ def fetch(
             "Choose another folder with -o."
         )
     if not quiet:
-        print(describe_terms(source), file=sys.stderr, flush=True)
+        note(describe_terms(source))
     retries = retries or Retries()
     url = _address(source, base_url)
     published = _published_sum(source, url, retries, quiet)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 import ssl
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from urllib.request import Request, urlopen
 
 from ensue import __version__
 from ensue.errors import DataError
-from ensue.progress import track
+from ensue.progress import note, track
 
 Result = TypeVar("Result")
 
@@ -122,7 +121,7 @@ def _persist(
                 ) from None
             wait_s = min(error.wait_s or retries.first_wait_s * 2**failures, LONGEST_WAIT_S)
             if not quiet:
-                print(f"{error}; trying again in {wait_s:g} s", file=sys.stderr, flush=True)
+                note(f"{error}; trying again in {wait_s:g} s")
             time.sleep(wait_s)
 
 

@@ -237,3 +237,34 @@ def test_kernels_equal_tensor_operations(parts: str, monkeypatch: pytest.MonkeyP
     assert results[0].keys() == results[1].keys()
     for name, expected in results[1].items():
         torch.testing.assert_close(results[0][name], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_last_item_instead_of_z_is_fpmc() -> None:
+    """One vertical filter that takes the last item, hidden layer the identity."""
+    settings = {"num_vertical": 1, "parts": "pv", "hidden_activation": "identity"}
+    model = make(**settings)
+    with torch.no_grad():
+        model.convolutions.vertical_weight.copy_(torch.tensor([[0.0, 0.0, 1.0]]))
+        model.convolutions.vertical_bias.zero_()
+        model.hidden.weight.zero_()
+        model.hidden.weight[:, :4] = torch.eye(4)
+        model.hidden.bias.zero_()
+    users, windows, candidates = torch.tensor([2]), torch.tensor([[4, 1, 6]]), torch.tensor([[3]])
+    last, user = model.item_embedding[6], model.user_embedding[1]
+    of_sequence, of_user = model.output_embedding[3, :4], model.output_embedding[3, 4:]
+    expected = last @ of_sequence + user @ of_user + model.output_bias[3]
+    torch.testing.assert_close(model.logits(model(users, windows), candidates)[0, 0], expected)
+
+
+def test_one_filter_and_no_hidden_layer_is_fossil() -> None:
+    """z is a weighted sum of the last items."""
+    model = make(num_vertical=1, parts="v", hidden_activation="identity")
+    with torch.no_grad():
+        model.convolutions.vertical_bias.zero_()
+        model.hidden.weight.zero_()
+        model.hidden.weight[:, :4] = torch.eye(4)
+        model.hidden.bias.zero_()
+    weight = model.convolutions.vertical_weight[0]
+    items = model.item_embedding[torch.tensor([4, 1, 6])]
+    query = model(torch.tensor([2]), torch.tensor([[4, 1, 6]]))
+    torch.testing.assert_close(query[0, :4], weight @ items)

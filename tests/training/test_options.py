@@ -1,0 +1,131 @@
+"""Each setting of the training does what it says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ensue.data.dataset import Dataset
+from ensue.models.sequential.caser import Caser, CaserConfig
+from ensue.runs.run import Run
+from ensue.runs.train import train
+from ensue.training.config import TrainingConfig
+from ensue.training.loop import TrainingLoop
+from ensue.training.objectives import WindowObjective
+from tests.contracts.planted import histories_of
+from tests.helpers import make_dataset
+
+FAST = {"dim": 8, "epochs": 2, "batch_size": 64}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    rng = np.random.default_rng(0)
+    histories = [(rng.permutation(30)[: rng.integers(8, 20)] + 1).tolist() for _ in range(60)]
+    return make_dataset(tmp_path_factory.mktemp("data") / "dataset", histories, num_items=30)
+
+
+def weights(run: Run) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in run.model.state_dict().values()])
+
+
+def test_bfloat16_is_near_float32(dataset: Dataset, tmp_path: Path) -> None:
+    exact, coarse = (
+        train("caser", dataset, out=tmp_path / name, precision=name, dropout=0.0, **FAST)
+        for name in ("float32", "bfloat16")
+    )
+    assert weights(coarse).dtype == torch.float32
+    assert not torch.equal(weights(exact), weights(coarse))
+    assert coarse.log()[-1]["loss"] == pytest.approx(exact.log()[-1]["loss"], rel=0.02)
+
+
+def test_clip_norm_bounds_every_step(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms = []
+    clip = nn.utils.clip_grad_norm_
+
+    def watched(parameters: object, max_norm: float) -> torch.Tensor:
+        tensors = list(parameters)  # type: ignore[call-overload]
+        total = clip(tensors, max_norm)
+        norms.append(nn.utils.get_total_norm([p.grad for p in tensors if p.grad is not None]))
+        return total
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", watched)
+    train("caser", dataset, out=tmp_path / "run", clip_norm=0.01, **FAST)
+    assert norms
+    assert max(norms) <= 0.0101
+
+
+def test_lazy_adam_leaves_unused_rows(tmp_path: Path) -> None:
+    """Item 30 is in no history and, with every item a negative of someone, only decays."""
+    dataset = make_dataset(tmp_path / "d", [[1, 2, 3, 4, 5, 6]] * 20, num_items=30, split="none")
+    start = Caser(CaserConfig(dim=8), num_users=20, num_items=30)
+    for optimizer, is_same in (("lazy_adam", True), ("adam", False)):
+        run = train("caser", dataset, out=tmp_path / optimizer, optimizer=optimizer, **FAST)
+        torch.manual_seed(0)
+        start = Caser(CaserConfig(dim=8), num_users=20, num_items=30)
+        row = run.model.state_dict()["item_embedding"][30]
+        assert torch.equal(row, start.item_embedding[30]) == is_same
+
+
+def test_patience_ends_the_training_and_the_best_epoch_is_kept(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    settings = FAST | {"epochs": 40, "patience": 2, "learning_rate": 0.02}
+    run = train("caser", dataset, out=tmp_path / "run", **settings)
+    values = [line["validation"]["map"] for line in run.log()]
+    best = int(np.argmax(values)) + 1
+    assert run.info["best_epoch"] == best
+    assert len(values) == best + 2 < 40
+    assert run.info["metrics"]["validation"]["map"] == max(values)
+    stored = run.evaluate(dataset, split="validation", num_resamples=0, ks=(10, 20))
+    assert stored.metrics["map"] == pytest.approx(max(values), abs=1e-9)
+
+
+def test_validate_every(dataset: Dataset, tmp_path: Path) -> None:
+    run = train("caser", dataset, out=tmp_path / "run", validate_every=2, **FAST | {"epochs": 3})
+    assert ["validation" in line for line in run.log()] == [False, True, True]
+
+
+def test_tensorboard_files(dataset: Dataset, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    train("caser", dataset, out=tmp_path / "run", tensorboard=True, **FAST)
+    assert list((tmp_path / "run" / "tensorboard").glob("events.out.*"))
+
+
+@pytest.mark.parametrize("loss", ["mean", "sum"])
+def test_overfits_a_small_log(loss: str, tmp_path: Path) -> None:
+    """20 users, 30 items, no dropout, no L2: the loss falls below 0.05 a term."""
+    rng = np.random.default_rng(1)
+    histories = histories_of([(rng.permutation(30)[:12] + 1).tolist() for _ in range(20)])
+    torch.manual_seed(0)
+    config = CaserConfig(dim=32, num_targets=2, dropout=0.0, loss=loss, num_negatives=4)
+    model = Caser(config, num_users=20, num_items=30)
+    objective = WindowObjective(model, histories, batch_size=32, seed=0)
+    training = TrainingConfig(
+        epochs=200, batch_size=32, weight_decay=0.0, learning_rate=3e-3, checkpoint_seconds=1e9
+    )
+    loop = TrainingLoop(model, objective, training, directory=tmp_path)
+    loop.run()
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    final = json.loads(lines[-1])["loss"]
+    num_terms = 2 if loss == "mean" else 6
+    assert final / num_terms < 0.05
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_and_cpu_agree(dataset: Dataset, tmp_path: Path) -> None:
+    """Different rounding, the same model: losses and scores stay close."""
+    runs = [
+        train("caser", dataset, out=tmp_path / device, device=device, dropout=0.0, **FAST)
+        for device in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(weights(runs[0]), weights(runs[1]), rtol=1e-2, atol=1e-3)
+    assert runs[0].log()[-1]["loss"] == pytest.approx(runs[1].log()[-1]["loss"], rel=1e-3)
