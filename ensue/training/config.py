@@ -26,17 +26,17 @@ class TrainingConfig(Config):
     tensorboard: also write event files for TensorBoard (extra "track").
     """
 
-    epochs: int = Field(50, ge=1)
-    batch_size: int = Field(512, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-6, ge=0)
+    epochs: int = Field(default=50, ge=1)
+    batch_size: int = Field(default=512, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-6, ge=0)
     optimizer: Literal["adam", "lazy_adam"] = "adam"
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(default=None, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
-    patience: int | None = Field(5, ge=1)
+    patience: int | None = Field(default=5, ge=1)
     metric: str = "map"
-    validate_every: int = Field(1, ge=1)
-    checkpoint_seconds: float = Field(60.0, ge=0)
-    seed: int = Field(0, ge=0)
+    validate_every: int = Field(default=1, ge=1)
+    checkpoint_seconds: float = Field(default=60.0, ge=0)
+    seed: int = Field(default=0, ge=0)
     device: str = "auto"
     tensorboard: bool = False

@@ -21,7 +21,7 @@ from ensue.nn.embedding import dot_rows, gather_rows
 class BPRConfig(Config):
     """Settings of BPR-MF."""
 
-    dim: int = Field(64, ge=1)
+    dim: int = Field(default=64, ge=1)
 
 
 class BPR(Model):

@@ -37,15 +37,15 @@ class CaserConfig(Config):
     parts: which of p (user vector), v (vertical), h (horizontal) are used.
     """
 
-    dim: int = Field(50, ge=1)
-    window: int = Field(5, ge=1)
-    num_targets: int = Field(3, ge=1)
-    num_horizontal: int = Field(16, ge=1)
-    num_vertical: int = Field(4, ge=1)
+    dim: int = Field(default=50, ge=1)
+    window: int = Field(default=5, ge=1)
+    num_targets: int = Field(default=3, ge=1)
+    num_horizontal: int = Field(default=16, ge=1)
+    num_vertical: int = Field(default=4, ge=1)
     conv_activation: Activation = "relu"
     hidden_activation: Activation = "relu"
-    dropout: float = Field(0.5, ge=0, lt=0.99)
-    num_negatives: int | None = Field(3, ge=1)
+    dropout: float = Field(default=0.5, ge=0, lt=0.99)
+    num_negatives: int | None = Field(default=3, ge=1)
     loss: Literal["mean", "sum"] = "mean"
     parts: Literal["p", "h", "v", "vh", "ph", "pv", "pvh"] = "pvh"
 
