@@ -119,7 +119,7 @@ def recognize(columns: Sequence[str], role: str, source: str) -> str:
     Raises:
         DataError: none or several have one.
     """
-    found = _recognize(columns, role, source, columns)
+    found = _recognize(columns, role, source, columns, remedy="Rename that column of the table.")
     assert found is not None
     return found
 
@@ -167,6 +167,7 @@ def _recognize(
     columns: Sequence[str],
     *,
     optional: bool = False,
+    remedy: str | None = None,
 ) -> str | None:
     """Return the one free column with a usual name for `role`."""
     found = {_plain(name): name for name in free if _plain(name) in _KNOWN[role]}
@@ -180,7 +181,7 @@ def _recognize(
     problem = f"{list(found.values())} could all be it" if found else "none has a usual name"
     raise DataError(
         f"the {role} column of {source} must be clear; {problem} among {list(columns)}. "
-        f"Pass --{role} NAME ({role}=...)."
+        + (remedy or f"Pass --{role} NAME ({role}=...).")
     )
 
 

@@ -24,7 +24,9 @@ def add_titles(items: Path, source: str | Path) -> None:
     Raises:
         DataError: the source cannot be used, or has none of the items.
     """
-    table = open_tables([source], format=None, delimiter=None)[0]
+    table = open_tables([source])[0]
+    if table.is_ordered:  # titles of several words look like histories of different lengths
+        table = open_tables([source], format="delimited")[0]
     columns = _choose_columns(table)
     titles = pl.concat(
         chunk.rows.select(

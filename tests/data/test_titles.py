@@ -35,6 +35,15 @@ def test_without_header(tmp_path: Path) -> None:
     assert dataset.items_table["title"].to_list() == ["Film, the (1990)", "Other"]
 
 
+def test_recbole_items(tmp_path: Path) -> None:
+    """Titles of several words must not make the table look like sequences."""
+    words = ["One", "Two Two", "Three Three Three"]
+    table = "item_id:token\tmovie_title:token_seq\n" + "".join(
+        f"i{n}\t{title}\n" for n, title in enumerate(words, 1)
+    )
+    assert titles(tmp_path, table) == words
+
+
 def test_titles_do_not_change_the_dataset(tmp_path: Path) -> None:
     titles(tmp_path, "item,title\ni1,One\n")
     plain = ensue.prepare(tmp_path / "log.csv", tmp_path / "plain")
@@ -55,7 +64,7 @@ def test_parquet_with_integer_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("item,titel\ni1,One\n", "title column of .*items.csv must be clear"),
+        ("item,titel\ni1,One\n", "title column of .*items.csv must be clear.* Rename that"),
         ("item,title\nx,One\n", "has none of them in its column 'item'"),
     ],
 )
