@@ -9,13 +9,13 @@ Shapes: B batch, L window length, D width, H filters per height, K vertical filt
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ensue.nn import cpu_kernels as kernels
+from ensue.nn.activations import ACTIVATIONS, Activation
 
 
 class WindowConvolutions(nn.Module):
@@ -35,14 +35,14 @@ class WindowConvolutions(nn.Module):
         *,
         num_horizontal: int,
         num_vertical: int,
-        activation: Callable[[Tensor], Tensor],
+        activation: Activation,
         parts: str = "vh",
     ) -> None:
         super().__init__()
         self.window, self.dim = window, dim
         self.num_horizontal, self.num_vertical = num_horizontal, num_vertical
-        self.activation = activation
-        self.parts = parts
+        self.activation: Activation = activation
+        self.uses_vertical, self.uses_horizontal = "v" in parts, "h" in parts
         fan_ins = [height * dim for height in range(1, window + 1)]
         self.horizontal_weight = nn.Parameter(
             torch.cat([_uniform(num_horizontal * fan_in, fan_in) for fan_in in fan_ins])
@@ -62,7 +62,15 @@ class WindowConvolutions(nn.Module):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return features [B, K * D + L * H] of item vectors [B, L, D], oldest first."""
-        return torch.cat([self._vertical(vectors), self._horizontal(vectors)], dim=1)
+        if self.uses_vertical and self.uses_horizontal and kernels.can_run(vectors):
+            return self._compiled(vectors)
+        vertical = self._vertical(vectors) if self.uses_vertical else None
+        horizontal = self._horizontal(vectors) if self.uses_horizontal else None
+        if vertical is None:
+            vertical = vectors.new_zeros(len(vectors), self.num_vertical * self.dim)
+        if horizontal is None:
+            horizontal = vectors.new_zeros(len(vectors), self.window * self.num_horizontal)
+        return torch.cat([vertical, horizontal], dim=1)
 
     def filters(self, height: int) -> Tensor:
         """Return the horizontal filters [H, h, D] of a height, a view."""
@@ -73,36 +81,33 @@ class WindowConvolutions(nn.Module):
 
     def _vertical(self, vectors: Tensor) -> Tensor:
         """Weighted sums of the window's vectors, one per filter (Eq. 6 to 8): no activation."""
-        if "v" not in self.parts:
-            return vectors.new_zeros(len(vectors), self.num_vertical * self.dim)
-        if kernels.can_run(vectors, self.vertical_weight):
-            sums: Tensor = _Mix.apply(  # type: ignore[no-untyped-call]
-                vectors, self.vertical_weight, self.vertical_bias
-            )
-        else:
-            sums = self.vertical_weight @ vectors + self.vertical_bias[:, None]  # [B, K, D]
+        sums = self.vertical_weight @ vectors + self.vertical_bias[:, None]  # [B, K, D]
         return sums.flatten(1)
 
     def _horizontal(self, vectors: Tensor) -> Tensor:
         """The maximum of each filter over its positions (Eq. 3 to 5)."""
-        if "h" not in self.parts:
-            return vectors.new_zeros(len(vectors), self.window * self.num_horizontal)
-        if kernels.can_run(vectors, self.horizontal_weight):
-            sizes = (self.window, self.dim, self.num_horizontal)
-            block = _PlaceFilters.apply(self.horizontal_weight, *sizes)  # type: ignore[no-untyped-call]
-            products = vectors.flatten(1) @ block  # [B, P * H]
-            maxima = _Pool.apply(  # type: ignore[no-untyped-call]
-                products, self.horizontal_bias, self.window, self.num_horizontal
-            )
-            return self.activation(maxima)
-        products = vectors.flatten(1) @ self._block()
+        products = vectors.flatten(1) @ self._block()  # [B, P * H]
         positions = range(self.window, 0, -1)
         per_height = torch.split(products, [p * self.num_horizontal for p in positions], dim=1)
         best = [
             part.view(len(vectors), p, self.num_horizontal).max(dim=1).values
             for p, part in zip(positions, per_height, strict=True)
         ]
-        return self.activation(torch.cat(best, dim=1) + self.horizontal_bias)
+        return ACTIVATIONS[self.activation](torch.cat(best, dim=1) + self.horizontal_bias)
+
+    def _compiled(self, vectors: Tensor) -> Tensor:
+        """The same features by compiled kernels, in one pass behind the matrix product."""
+        sizes = (self.window, self.dim, self.num_horizontal)
+        block = _PlaceFilters.apply(self.horizontal_weight, *sizes)  # type: ignore[no-untyped-call]
+        features: Tensor = _WindowFeatures.apply(  # type: ignore[no-untyped-call]
+            vectors,
+            vectors.flatten(1) @ block,
+            self.vertical_weight,
+            self.vertical_bias,
+            self.horizontal_bias,
+            list(ACTIVATIONS).index(self.activation),
+        )
+        return features
 
     def _block(self) -> Tensor:
         """The filters at every position they can take [L * D, P * H], in tensor operations."""
@@ -137,42 +142,42 @@ class _PlaceFilters(torch.autograd.Function):
         return flat, None, None, None
 
 
-class _Pool(torch.autograd.Function):
-    """The maximum of each filter over its positions, plus its bias; the first one wins a tie."""
+class _WindowFeatures(torch.autograd.Function):
+    """Both kinds of features from the vectors and their products with the placed filters."""
 
     @staticmethod
-    def forward(ctx: Any, products: Tensor, bias: Tensor, window: int, num_filters: int) -> Tensor:
-        out = products.new_empty(len(products), len(bias))
-        ctx.argmax = torch.empty(out.shape, dtype=torch.int32)
-        ctx.products_shape = products.shape
-        source, biases, target, argmax = kernels.arrays(products, bias, out, ctx.argmax)
-        kernels.pool(source, biases, window, num_filters, target, argmax)
+    def forward(
+        ctx: Any,
+        vectors: Tensor,
+        products: Tensor,
+        mix_weight: Tensor,
+        mix_bias: Tensor,
+        bias: Tensor,
+        activation: int,
+    ) -> Tensor:
+        num_mixed = len(mix_weight) * vectors.shape[2]
+        out = vectors.new_empty(len(vectors), num_mixed + len(bias))
+        argmax = torch.empty(len(vectors), len(bias), dtype=torch.int32)
+        inputs = kernels.arrays(vectors, products, mix_weight, mix_bias, bias)
+        kernels.window_features(*inputs, activation, *kernels.arrays(out, argmax))
+        ctx.save_for_backward(out, vectors, mix_weight, argmax)
+        ctx.activation, ctx.num_products = activation, products.shape[1]
         return out
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        grad_products = grad.new_empty(ctx.products_shape)
-        grad_bias = grad.new_zeros(grad.shape[1])
-        kernels.pool_backward(*kernels.arrays(grad, ctx.argmax, grad_products, grad_bias))
-        return grad_products, grad_bias, None, None
-
-
-class _Mix(torch.autograd.Function):
-    """weight [K, L] @ vectors [B, L, D] + bias [K], as [B, K, D]."""
-
-    @staticmethod
-    def forward(ctx: Any, vectors: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(vectors, weight)
-        out = vectors.new_empty(len(vectors), len(weight), vectors.shape[2])
-        kernels.mix(*kernels.arrays(vectors, weight, bias, out))
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        vectors, weight = ctx.saved_tensors
-        grads = torch.zeros_like(vectors), torch.zeros_like(weight), grad.new_zeros(len(weight))
-        kernels.mix_backward(*kernels.arrays(grad, vectors, weight, *grads))
-        return grads
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        out, vectors, mix_weight, argmax = ctx.saved_tensors
+        num_filters, window = mix_weight.shape
+        grads = (
+            torch.zeros_like(vectors),
+            grad.new_zeros(len(grad), ctx.num_products),
+            grad.new_zeros(num_filters, window + 1),
+            grad.new_zeros(argmax.shape[1]),
+        )
+        inputs = kernels.arrays(grad, out, vectors, mix_weight)
+        kernels.window_features_backward(*inputs, ctx.activation, *kernels.arrays(argmax, *grads))
+        to_vectors, to_products, to_mix, to_bias = grads
+        return to_vectors, to_products, to_mix[:, :window], to_mix[:, window], to_bias, None
 
 
 def _uniform(size: int, fan_in: int) -> Tensor:

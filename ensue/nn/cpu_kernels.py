@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any
 
 import numba
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,67 +100,94 @@ def place_filters_backward(grad, window, dim, num_filters, flat):  # type: ignor
 
 
 @_compile
-def pool(products, bias, window, num_filters, out, argmax):  # type: ignore[no-untyped-def]
-    """Take the maximum of each filter over its positions, and add its bias.
+def activate(value, activation):  # type: ignore[no-untyped-def]
+    """Return the value of an activation of `nn.activations`, by its position there."""
+    if activation == 1:
+        return np.float32(1) / (np.float32(1) + np.exp(-value))
+    if activation == 2:
+        return np.tanh(value)
+    if activation == 3:
+        return max(value, np.float32(0))
+    return value
 
-    products [B, P * H]; bias [L * H]; out [B, L * H]; argmax [B, L * H] the columns of products.
+
+@_compile
+def slope(value, activation):  # type: ignore[no-untyped-def]
+    """Return the derivative of an activation where it has the value `value`."""
+    if activation == 1:
+        return value * (np.float32(1) - value)
+    if activation == 2:
+        return np.float32(1) - value * value
+    if activation == 3:
+        return np.float32(value > 0)
+    return np.float32(1)
+
+
+@_compile
+def window_features(  # type: ignore[no-untyped-def]
+    vectors, products, mix_weight, mix_bias, bias, activation, out, argmax
+):
+    """Fill out [B, K * D + L * H]: mixtures of the vectors, then activated maxima of the products.
+
+    out[b, k * D + d] = mix_bias[k] + sum_l mix_weight[k, l] * vectors[b, l, d]; vectors [B, L, D].
+    The rest takes the maximum of each filter over its positions in products [B, P * H], the first
+    one in a tie, adds bias [L * H] and activates; argmax [B, L * H] keeps the winning columns.
     """
-    for b in range(len(products)):
-        row, best, place = products[b], out[b], argmax[b]
+    window, dim = vectors.shape[1], vectors.shape[2]
+    num_mixed = mix_weight.shape[0] * dim
+    num_filters = len(bias) // window
+    best = np.empty(num_filters, dtype=out.dtype)  # of one height: stays in registers
+    place = np.empty(num_filters, dtype=argmax.dtype)
+    for b in range(len(vectors)):
+        for k in range(mix_weight.shape[0]):
+            for d in range(dim):
+                out[b, k * dim + d] = mix_bias[k]
+            for j in range(window):
+                scale = mix_weight[k, j]
+                for d in range(dim):
+                    out[b, k * dim + d] += scale * vectors[b, j, d]
         column = 0
         for height in range(window):
-            first = height * num_filters
             for k in range(num_filters):
-                best[first + k] = row[column + k]
-                place[first + k] = column + k
+                best[k], place[k] = products[b, column + k], column + k
             column += num_filters
             for _ in range(window - height - 1):
                 for k in range(num_filters):
-                    if row[column + k] > best[first + k]:
-                        best[first + k] = row[column + k]
-                        place[first + k] = column + k
+                    value = products[b, column + k]
+                    place[k] = np.int32(column + k) if value > best[k] else place[k]
+                    best[k] = max(value, best[k])
                 column += num_filters
-        for j in range(len(best)):
-            best[j] += bias[j]
+            first = height * num_filters
+            for k in range(num_filters):
+                out[b, num_mixed + first + k] = activate(best[k] + bias[first + k], activation)
+                argmax[b, first + k] = place[k]
 
 
 @_compile
-def pool_backward(grad, argmax, grad_products, grad_bias):  # type: ignore[no-untyped-def]
-    """Send grad [B, L * H] to the positions that won, and add it up for the bias."""
-    for b in range(len(grad)):
-        grad_products[b, :] = 0
-        for j in range(grad.shape[1]):
-            grad_products[b, argmax[b, j]] = grad[b, j]
-            grad_bias[j] += grad[b, j]
+def window_features_backward(  # type: ignore[no-untyped-def]
+    grad, out, vectors, mix_weight, activation, argmax, to_vectors, to_products, to_mix, to_bias
+):
+    """Add the gradient [B, K * D + L * H] of `window_features` to those of its inputs.
 
-
-@_compile
-def mix(vectors, weight, bias, out):  # type: ignore[no-untyped-def]
-    """out[b, k] = bias[k] + sum_l weight[k, l] * vectors[b, l] for vectors [B, L, D]."""
+    to_mix [K, L + 1] is of the weights and, in the last column, of mix_bias; to_bias [L * H].
+    """
+    window, dim = vectors.shape[1], vectors.shape[2]
+    num_mixed = mix_weight.shape[0] * dim
     for b in range(len(vectors)):
-        for k in range(weight.shape[0]):
-            total = out[b, k]
-            total[:] = bias[k]
-            for j in range(weight.shape[1]):
-                scale, vector = weight[k, j], vectors[b, j]
-                for d in range(vector.shape[0]):
-                    total[d] += scale * vector[d]
-
-
-@_compile
-def mix_backward(grad, vectors, weight, grad_vectors, grad_weight, grad_bias):  # type: ignore[no-untyped-def]
-    """Add to all gradients of `mix`, given grad [B, K, D]."""
-    for b in range(len(vectors)):
-        for k in range(weight.shape[0]):
-            own = grad[b, k]
-            total = vectors.dtype.type(0)
-            for d in range(own.shape[0]):
+        for k in range(mix_weight.shape[0]):
+            own = grad[b, k * dim : (k + 1) * dim]
+            total = grad.dtype.type(0)
+            for d in range(dim):
                 total += own[d]
-            grad_bias[k] += total
-            for j in range(weight.shape[1]):
-                scale, vector, vector_grad = weight[k, j], vectors[b, j], grad_vectors[b, j]
-                total = vectors.dtype.type(0)
-                for d in range(own.shape[0]):
+            to_mix[k, window] += total
+            for j in range(window):
+                scale, vector, vector_grad = mix_weight[k, j], vectors[b, j], to_vectors[b, j]
+                total = grad.dtype.type(0)
+                for d in range(dim):
                     total += own[d] * vector[d]
                     vector_grad[d] += scale * own[d]
-                grad_weight[k, j] += total
+                to_mix[k, j] += total
+        for j in range(len(to_bias)):
+            value = grad[b, num_mixed + j] * slope(out[b, num_mixed + j], activation)
+            to_products[b, argmax[b, j]] += value
+            to_bias[j] += value

@@ -66,7 +66,7 @@ class Caser(Model):
             dim,
             num_horizontal=config.num_horizontal,
             num_vertical=config.num_vertical,
-            activation=ACTIVATIONS[config.conv_activation],
+            activation=config.conv_activation,
             parts=config.parts,
         )
         self.dropout = Dropout(config.dropout)

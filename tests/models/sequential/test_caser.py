@@ -217,8 +217,11 @@ def test_dropout_is_off_in_evaluation_and_scales_in_training() -> None:
         Dropout(1.0)
 
 
+@pytest.mark.parametrize("activation", ["identity", "sigmoid", "tanh", "relu"])
 @pytest.mark.parametrize("parts", ["pvh", "h", "v"])
-def test_kernels_equal_tensor_operations(parts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_equal_tensor_operations(
+    parts: str, activation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The compiled float32 path against the plain one, values and all gradients, dropout too."""
     users = torch.randint(1, 21, (64,))
     windows, candidates = torch.randint(0, 41, (64, 5)), torch.randint(0, 41, (64, 7))
@@ -228,7 +231,7 @@ def test_kernels_equal_tensor_operations(parts: str, monkeypatch: pytest.MonkeyP
         if not use_kernels:
             monkeypatch.setattr("ensue.nn.cpu_kernels.can_run", lambda *_: False)
         settings = {"window": 5, "dim": 12, "num_horizontal": 4, "num_vertical": 3}
-        model = make(20, 40, parts=parts, dropout=0.4, conv_activation="tanh", **settings)
+        model = make(20, 40, parts=parts, dropout=0.4, conv_activation=activation, **settings)
         torch.manual_seed(1)
         logits = model.logits(model(users, windows), candidates)
         (positive_loss(logits[:, :2]).sum() + negative_loss(logits[:, 2:]).sum()).backward()
