@@ -21,10 +21,13 @@ _compile: Any = numba.njit(cache=True, fastmath=True, nogil=True)
 
 
 def can_run(*tensors: Tensor) -> bool:
-    """Return whether the kernels take these tensors: float32, in memory, no autocast."""
-    return not torch.is_autocast_enabled("cpu") and all(
-        tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors
-    )
+    """Return whether the kernels take these tensors: float32, in memory, no autocast.
+
+    Only where gradients are taken: a single answer should not wait for compiled code to load.
+    """
+    if torch.is_autocast_enabled("cpu") or not torch.is_grad_enabled():
+        return False
+    return all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
 
 
 def arrays(*tensors: Tensor) -> list[Any]:

@@ -18,22 +18,29 @@ from ensue.nn import cpu_kernels as kernels
 
 class _GatherRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, ids: Tensor, padding_idx: int | None) -> Tensor:
-        ctx.weight, ctx.ids, ctx.padding_idx = weight, ids, padding_idx
+    def forward(
+        ctx: Any, weight: Tensor, ids: Tensor, padding_idx: int | None, use_kernels: bool
+    ) -> Tensor:
+        ctx.weight, ctx.ids, ctx.padding_idx, ctx.use_kernels = (
+            weight,
+            ids,
+            padding_idx,
+            use_kernels,
+        )
         return _take(weight.detach(), ids)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None]:
         table = _grad_of(ctx.weight)
         flat = ctx.ids.reshape(-1)
         rows = grad.reshape(len(flat), *table.shape[1:]).to(table.dtype)
-        if table.dim() == 2 and kernels.can_run(table, rows):
+        if ctx.use_kernels:
             kernels.add_rows(*kernels.arrays(flat, rows, table))
         else:
             table.index_add_(0, flat, rows)
         if ctx.padding_idx is not None:
             table[ctx.padding_idx] = 0
-        return None, None, None
+        return None, None, None, None
 
 
 def gather_rows(weight: Tensor, ids: Tensor, padding_idx: int | None = None) -> Tensor:
@@ -43,7 +50,10 @@ def gather_rows(weight: Tensor, ids: Tensor, padding_idx: int | None = None) -> 
         padding_idx: a row that receives no gradient.
     """
     if weight.requires_grad and torch.is_grad_enabled():
-        out: Tensor = _GatherRows.apply(weight, ids, padding_idx)  # type: ignore[no-untyped-call]
+        use_kernels = weight.dim() == 2 and kernels.can_run(weight)
+        out: Tensor = _GatherRows.apply(  # type: ignore[no-untyped-call]
+            weight, ids, padding_idx, use_kernels
+        )
         return out
     return _take(weight, ids)
 

@@ -7,18 +7,17 @@ evaluation. Shapes: B requests, I items.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ensue.data.histories import Histories, HistoryBatch
 from ensue.data.ids import IdMap
 from ensue.errors import RunError, UsageError
-from ensue.evaluation.ranks import Jagged, rank_block
 from ensue.models.base import Model
 
 BLOCK_BYTES = 64 << 20  # scores held at a time
@@ -103,10 +102,8 @@ class Recommender:
         hidden = self._hidden(allow, deny)
         size = max(1, min(256, BLOCK_BYTES // (4 * (self.model.num_items + 1))))
         answers: list[Recommendation] = []
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            for start in range(0, len(requests), size):
-                block = requests[start : start + size]
-                answers.extend(self._answer(block, k, exclude_seen, hidden, pool))
+        for start in range(0, len(requests), size):
+            answers.extend(self._answer(requests[start : start + size], k, exclude_seen, hidden))
         return answers
 
     def _of_users(self, users: Sequence[str | int]) -> list[_Request]:
@@ -137,36 +134,24 @@ class Recommender:
         return hidden
 
     def _answer(
-        self,
-        requests: list[_Request],
-        k: int,
-        exclude_seen: bool,
-        hidden: NDArray[np.bool_],
-        pool: ThreadPoolExecutor,
+        self, requests: list[_Request], k: int, exclude_seen: bool, hidden: NDArray[np.bool_]
     ) -> list[Recommendation]:
         """Return the answers to one block of requests."""
         max_len = self.model.max_len
-        read = [
-            r.items if max_len is None else r.items[max(len(r.items) - max_len, 0) :]
-            for r in requests
-        ]
-        batch = HistoryBatch.from_lists(read, users=[r.user for r in requests])
-        scores = self._score(batch)
-        scores[:, hidden] = np.nan  # NaN is never among the first
-        seen = [r.items if exclude_seen else r.items[:0] for r in requests]
-        offsets = np.concatenate([[0], np.cumsum([len(items) for items in seen])])
-        no_targets = Jagged(np.empty(0, np.int32), np.zeros(len(requests) + 1, np.int64))
-        excluded = Jagged(np.concatenate(seen).astype(np.int32), offsets.astype(np.int64))
-        top = rank_block(
-            scores, no_targets, excluded, k=min(k, self.model.num_items), pool=pool
-        ).top
+        first = [0 if max_len is None else max(len(r.items) - max_len, 0) for r in requests]
+        read = [r.items[start:] for r, start in zip(requests, first, strict=True)]
+        scores = self._score(HistoryBatch.from_lists(read, users=[r.user for r in requests]))
+        scores[:, torch.from_numpy(hidden)] = -torch.inf
+        if exclude_seen:
+            rows = np.repeat(np.arange(len(requests)), [len(r.items) for r in requests])
+            scores[rows, np.concatenate([r.items for r in requests])] = -torch.inf
         answers = []
         for row, request in enumerate(requests):
-            items = top[row][top[row] > 0]
+            items, best = top_items(scores[row], k)
             answers.append(
                 Recommendation(
-                    items=self.item_ids.to_raw(items),
-                    scores=scores[row, items].tolist(),
+                    items=self.item_ids.to_raw(items.numpy()),
+                    scores=best.tolist(),
                     user=request.raw_user,
                     is_known=request.user > 0,
                     unknown_items=request.unknown_items,
@@ -174,15 +159,30 @@ class Recommender:
             )
         return answers
 
-    def _score(self, batch: HistoryBatch) -> NDArray[np.float32]:
+    def _score(self, batch: HistoryBatch) -> Tensor:
         """Return scores [B, I + 1] in memory of our own."""
         self.model.eval()
         device = next((t.device for t in self.model.state_dict().values()), torch.device("cpu"))
         with torch.inference_mode():
-            scores = self.model.score(batch.to(device)).float().cpu().contiguous().numpy()
-        if not np.isfinite(scores[:, 1:]).all():
+            scores = self.model.score(batch.to(device)).float().cpu()
+        if not scores[:, 1:].isfinite().all():
             raise RunError(
                 "scores must be finite; the model gave NaN or infinity. Train it again, with a "
                 "lower learning rate if its loss grew."
             )
-        return scores
+        return scores.clone()  # outside of inference mode, where it may be written to
+
+
+def top_items(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the ids and scores of the k largest scores [I + 1], ties by ascending id.
+
+    Scores of -inf are left out, so there may be fewer than k.
+
+    >>> top_items(torch.tensor([-torch.inf, 1.0, 3.0, 3.0, -torch.inf]), k=10)[0].tolist()
+    [2, 3, 1]
+    """
+    k = min(k, len(scores))
+    least = torch.topk(scores, k).values[-1].clamp(min=torch.finfo(scores.dtype).min)
+    ids = (scores >= least).nonzero().squeeze(1)  # ascending; more than k where the last are tied
+    order = torch.sort(scores[ids], descending=True, stable=True).indices[:k]
+    return ids[order], scores[ids[order]]
