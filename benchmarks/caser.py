@@ -3,6 +3,7 @@
     python -m benchmarks.caser ml-1m                      author_pytorch and paper, three seeds
     python -m benchmarks.caser ml-1m --ablation           p, h, v, vh, pvh
     python -m benchmarks.caser gowalla                    d=50, L=5, T=1, three seeds
+    python -m benchmarks.caser gowalla --baselines        the same protocol, Ensue's baselines
 
 The protocol is the paper's: each user's first 80% trains, the last 20% is scored against the whole
 catalogue, MAP is over whole lists. The number of epochs is chosen before, by training on the first
@@ -32,6 +33,13 @@ METRICS = ("precision@1", "precision@5", "precision@10", "recall@1", "recall@5",
 PARTS = ("p", "h", "v", "vh", "pvh")
 
 ABLATION_EPOCHS = 20
+BASELINES = ("popularity", "markov", "item_knn", "ease", "bpr")
+BPR_SETTINGS: dict[str, Any] = {
+    "dim": 50,
+    "epochs": 30,
+    "batch_size": 1024,
+    "learning_rate": 0.002,
+}
 PRESETS = {"ml-1m": ("author_pytorch", "paper"), "gowalla": ("gowalla",)}
 
 
@@ -40,6 +48,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("dataset", choices=list(PRESETS))
     parser.add_argument("--ablation", action="store_true", help="compare the parts of the model")
+    parser.add_argument("--baselines", action="store_true", help="train these instead of Caser")
     parser.add_argument("--only", help="one of the presets of the data set")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="in place of the number chosen as above")
@@ -50,7 +59,11 @@ def main() -> int:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         dataset = prepare(arguments.dataset, Path(folder) / "dataset")
-        for name, settings in plan(arguments):
+        for model in BASELINES if arguments.baselines else ():
+            settings = BPR_SETTINGS if model == "bpr" else {}
+            figures = measure(dataset, Path(folder) / model, model=model, **settings)
+            rows.append({"setting": model} | figures)
+        for name, settings in () if arguments.baselines else plan(arguments):
             epochs = arguments.epochs
             if epochs is None and arguments.ablation:
                 epochs = ABLATION_EPOCHS
@@ -64,7 +77,7 @@ def main() -> int:
             ]
             rows.append({"setting": name, "epochs": epochs} | summarize(runs))
             print(to_table(rows[-1:]), flush=True)
-    kind = "ablation" if arguments.ablation else "quality"
+    kind = "ablation" if arguments.ablation else "baselines" if arguments.baselines else "quality"
     title = "_".join(filter(None, ["caser", kind, arguments.dataset, arguments.only]))
     config = {"protocol": "first 80% trains, last 20% tests, whole catalogue", **vars(arguments)}
     print(to_table(rows))
@@ -119,18 +132,20 @@ def split_files(folder: Path) -> dict[str, Path]:
     return paths
 
 
-def measure(dataset: Dataset, out: Path, **settings: Any) -> dict[str, Any]:
+def measure(
+    dataset: Dataset, out: Path, *, model: str = "caser", **settings: Any
+) -> dict[str, Any]:
     """Train on the first 80%, evaluate on the last 20%, and return figures."""
     started = time.perf_counter()
-    run = ensue.train(
-        "caser", dataset, out=out, fit="train+validation", checkpoint_seconds=1e9, **settings
-    )
+    run = ensue.train(model, dataset, out=out, fit="train+validation", **settings)
     found = run.evaluate(dataset, ks=(1, 5, 10), num_resamples=0).metrics
-    rate = statistics.median(line["examples_per_s"] for line in run.log())
-    print(f"{out.name}: map {found['map']:.4f}, {rate:,.0f} windows/s", file=sys.stderr, flush=True)
+    print(f"{out.name}: map {found['map']:.4f}", file=sys.stderr, flush=True)
     figures: dict[str, Any] = {metric: found[metric] for metric in METRICS}
-    figures["windows/s"] = rate
-    figures["peak MB"] = max(line["peak_memory_bytes"] for line in run.log()) / 1e6
+    if log := run.log():
+        figures["examples/s"] = statistics.median(line["examples_per_s"] for line in log)
+        figures["peak MB"] = max(line["peak_memory_bytes"] for line in log) / 1e6
+    else:
+        figures |= {"examples/s": "-", "peak MB": "-"}
     figures["seconds"] = time.perf_counter() - started
     return figures
 

@@ -33,7 +33,7 @@ from ensue.training.loop import TrainingLoop
 from ensue.training.objectives import WindowObjective
 
 NUM_USERS, NUM_ITEMS, LENGTH = 6040, 3416, 133  # as many windows as the first 80% of ML-1M
-BATCH_SIZE, ROUNDS, STEPS = 512, 7, 100
+BATCH_SIZE, ROUNDS, STEPS, WARM_UP = 512, 7, 128, 20
 
 Step = Callable[[], None]
 
@@ -148,12 +148,11 @@ def reference_batches(histories: Histories) -> Iterator[tuple[Any, Any, Any]]:
 
 def measure(steps: dict[str, Step]) -> dict[str, list[float]]:
     """Return windows/s of each program, one number a round; programs take turns."""
-    for step in steps.values():
-        for _ in range(10):
-            step()
     rates: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(ROUNDS):
         for name, step in steps.items():
+            for _ in range(WARM_UP):  # its tables back into the cache
+                step()
             started = time.perf_counter()
             for _ in range(STEPS):
                 step()
