@@ -17,7 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_compile: Any = numba.njit(cache=True, fastmath=True, nogil=True)
+# Sums may be reordered to use the vector units; NaN and infinity keep their meaning, so that a
+# training that diverges is seen to.
+_REORDER = {"reassoc", "contract", "nsz", "arcp"}
+_compile: Any = numba.njit(cache=True, fastmath=_REORDER, nogil=True)
 
 
 def can_run(*tensors: Tensor) -> bool:

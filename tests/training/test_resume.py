@@ -147,12 +147,13 @@ def test_another_training_is_not_resumed(
         train("caser", dataset, out=tmp_path / "run", **SETTINGS)
 
 
+@pytest.mark.parametrize("model", ["bpr", "caser"])
 def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
-    dataset: Dataset, tmp_path: Path
+    dataset: Dataset, tmp_path: Path, model: str
 ) -> None:
     settings = SETTINGS | {"learning_rate": 1e30, "epochs": 20}
     with pytest.raises(RunError, match=r"loss must be finite.*learning_rate"):
-        train("bpr", dataset, out=tmp_path / "run", **settings)
+        train(model, dataset, out=tmp_path / "run", **settings)
     from ensue.training.checkpoints import load_tensors
 
     tensors, metadata = load_tensors(tmp_path / "run" / "checkpoints" / "last.safetensors")
