@@ -49,6 +49,31 @@ class HistoryBatch:
         is_real = position >= self.offsets[:-1, None]
         return self.items[position.clamp(min=0)] * is_real
 
+    def right_padded(self, rows: Tensor, max_len: int) -> Tensor:
+        """Return histories `rows` [n] from their first item on [n, max_len], 0 behind the end."""
+        position = self.offsets[rows, None] + torch.arange(max_len, device=self.items.device)
+        is_real = position < self.offsets[rows + 1, None]
+        return self.items[position.clamp(max=len(self.items) - 1)] * is_real
+
+    def without_padding(self) -> HistoryBatch:
+        """Return the batch without items 0."""
+        is_real = self.items > 0
+        if bool(is_real.all()):
+            return self
+        kept = torch.cat([is_real.new_zeros(1), is_real]).cumsum(0)
+        return HistoryBatch(self.users, self.items[is_real], kept[self.offsets])
+
+    def last(self, max_len: int | None) -> HistoryBatch:
+        """Return the batch with the last `max_len` items of each history; None is all of them."""
+        lengths = self.offsets.diff()
+        if max_len is None or len(lengths) == 0 or int(lengths.max()) <= max_len:
+            return self
+        from_end = self.offsets[1:].repeat_interleave(lengths) - torch.arange(
+            len(self.items), device=self.items.device
+        )
+        offsets = torch.cat([lengths.new_zeros(1), lengths.clamp(max=max_len).cumsum(0)])
+        return HistoryBatch(self.users, self.items[from_end <= max_len], offsets)
+
     def to(self, device: torch.device | str) -> HistoryBatch:
         """Return the batch on `device`."""
         return HistoryBatch(self.users.to(device), self.items.to(device), self.offsets.to(device))

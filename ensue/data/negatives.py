@@ -1,4 +1,4 @@
-"""Negatives drawn uniformly from the items a user does not have, without rejection.
+"""Negatives: items a user does not have, or any items but the target, drawn without rejection.
 
 A user with n distinct items s_1 < ... < s_n leaves I - n items. Draw r uniformly in 0..I - n - 1;
 with g_k = s_k - k, the item is r + 1 + #{k : g_k <= r}: the r-th item of the complement.
@@ -37,6 +37,45 @@ class UniformNegatives:
         out = np.empty((len(users), count), dtype=np.int64)
         _pick(uniform.numpy(), users, self._offsets, self._gaps, self.num_items, out)
         return torch.from_numpy(out)
+
+
+class CatalogNegatives:
+    """Draws items of the catalogue with replacement, whoever the user is.
+
+    log_q: [I + 1] float32, log of the probability that one draw is the item; -inf for padding.
+
+    Args:
+        item_counts: [I + 1], interactions of each item.
+        by_popularity: in proportion to the interactions, plus one so that each item can be drawn;
+            otherwise uniformly.
+    """
+
+    def __init__(self, item_counts: NDArray[np.int64], *, by_popularity: bool) -> None:
+        self.num_items = len(item_counts) - 1
+        weights = item_counts + 1.0 if by_popularity else np.ones(len(item_counts))
+        weights[0] = 0.0
+        self._bounds = torch.from_numpy(np.cumsum(weights / weights.sum()))
+        with np.errstate(divide="ignore"):
+            self.log_q = torch.from_numpy(np.log(weights / weights.sum())).float()
+        self._is_uniform = not by_popularity
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return item ids [N] int64."""
+        if self._is_uniform:
+            return torch.randint(1, self.num_items + 1, (count,), generator=generator)
+        draws = torch.rand(count, dtype=torch.float64, generator=generator)
+        return torch.searchsorted(self._bounds, draws, right=True).clamp_(max=self.num_items)
+
+    def draw_others(self, targets: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        """Return for each target [S] item ids [S, N], uniform over all other items.
+
+        A catalogue of one item has no others: then it is 0, padding.
+        """
+        if self.num_items == 1:
+            return torch.zeros(len(targets), count, dtype=torch.long)
+        size = (len(targets), count)
+        others = torch.randint(1, self.num_items, size, generator=generator)
+        return others.add_(others >= targets[:, None])
 
 
 @numba.njit(cache=True)

@@ -13,14 +13,20 @@ from ensue.models.baselines.item_knn import ItemKNN
 from ensue.models.baselines.markov import Markov
 from ensue.models.baselines.popularity import Popularity
 from ensue.models.sequential.caser import Caser
+from ensue.models.sequential.sasrec import SASRec
 
 
 @dataclass(frozen=True)
 class Method:
-    """A model and its named groups of settings (of the model and of the training)."""
+    """A model, and settings of it and of its training.
+
+    presets: named groups of settings.
+    defaults: where they differ from those of the configs.
+    """
 
     model: type[Model]
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_fitted(self) -> bool:
@@ -44,6 +50,10 @@ METHODS: dict[str, Method] = {
             },
         },
     ),
+    "sasrec": Method(
+        SASRec,
+        defaults={"batch_size": 128, "weight_decay": 0.0},
+    ),
     "bpr": Method(BPR),
     "popularity": Method(Popularity),
     "item_knn": Method(ItemKNN),
@@ -64,15 +74,16 @@ def get_method(name: str) -> Method:
 
 
 def get_preset(model: str, preset: str | None) -> dict[str, Any]:
-    """Return the settings of a preset; none for None.
+    """Return the model's own defaults, and over them the settings of a preset; none for None.
 
     Raises:
         UsageError: the model has no such preset.
     """
-    presets = get_method(model).presets
+    method = get_method(model)
+    presets = method.presets
     if preset is None:
-        return {}
+        return dict(method.defaults)
     if preset not in presets:
         known = did_you_mean(preset, presets) if presets else " It has none."
         raise UsageError(f"{model} has no preset {preset!r}.{known}")
-    return dict(presets[preset])
+    return {**method.defaults, **presets[preset]}

@@ -16,6 +16,8 @@ class TrainingConfig(Config):
     patience: stop after this many validations without a better value of `metric`; None never stops.
     metric: what validation compares, larger is better ("map", "ndcg@10", ...).
     validate_every: epochs between validations.
+    decay: whether the learning rate stays, or falls to zero over all `epochs`, on a line or a cosine.
+    warmup_steps: over which the learning rate rises to its value.
     weight_decay: L2 added to the gradient (coupled), as in the published programs.
     optimizer: "adam" updates every row at every step; "lazy_adam" only rows with a gradient: faster
         on very large tables, but not the same numbers (momentum and decay of the other rows wait).
@@ -29,6 +31,8 @@ class TrainingConfig(Config):
     epochs: int = Field(default=50, ge=1)
     batch_size: int = Field(default=512, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
+    decay: Literal["none", "linear", "cosine"] = "none"
+    warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=1e-6, ge=0)
     optimizer: Literal["adam", "lazy_adam"] = "adam"
     clip_norm: float | None = Field(default=None, gt=0)

@@ -31,7 +31,8 @@ from ensue.training.checkpoints import (
 )
 from ensue.training.config import TrainingConfig
 from ensue.training.log import TrainingLog, peak_memory_bytes
-from ensue.training.objectives import Batch, Objective
+from ensue.training.objective import Batch, Objective
+from ensue.training.schedules import learning_rate
 
 Validate = Callable[[Model], dict[str, float]]
 
@@ -40,12 +41,13 @@ Validate = Callable[[Model], dict[str, float]]
 class Progress:
     """Where a training stands; stored in every checkpoint.
 
-    epoch, batch: the next batch to train. loss_sum, examples, seconds: of the epoch so far.
+    epoch, batch: the next batch to train. steps: taken so far. loss_sum, examples, seconds: of the epoch so far.
     best_epoch, best_value: of the validation metric. stale: validations since then.
     """
 
     epoch: int = 1
     batch: int = 0
+    steps: int = 0
     loss_sum: float = 0.0
     examples: int = 0
     seconds: float = 0.0
@@ -124,9 +126,12 @@ class TrainingLoop:
         examples_before, seconds_before = progress.examples, progress.seconds
         started = saved = time.perf_counter()
         for batch in self.objective.batches(progress.epoch, first=progress.batch):
-            loss_sum += self._step(batch).double() * len(batch[0])
+            size = self.objective.count(batch)
+            self._set_learning_rate(progress)
+            loss_sum += self._step(batch).double() * size
             progress.batch += 1
-            progress.examples += len(batch[0])
+            progress.steps += 1
+            progress.examples += size
             now = time.perf_counter()
             is_due = now - saved >= self.config.checkpoint_seconds
             if self._stop_requested or is_due or progress.batch % 100 == 0:
@@ -159,6 +164,12 @@ class TrainingLoop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)  # cleared in place: see nn.embedding
         return loss.detach()
+
+    def _set_learning_rate(self, progress: Progress) -> None:
+        done = progress.epoch - 1 + progress.examples / self.objective.num_examples
+        rate = learning_rate(self.config, done / self.config.epochs, progress.steps + 1)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
 
     def _finite(self, loss_sum: torch.Tensor, progress: Progress) -> float:
         value = float(loss_sum)

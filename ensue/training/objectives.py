@@ -1,14 +1,10 @@
-"""What an epoch is made of: its batches, and the loss of one.
+"""The objectives of the models, and which model has which.
 
-An objective draws its randomness from (seed, epoch, chunk) alone, so any batch of any epoch can be
-made again without the ones before it: that is what lets an interrupted run resume inside an epoch.
 Shapes: B batch, L window length, T targets, N negatives.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,55 +15,18 @@ from torch import Tensor
 from ensue.data.histories import Histories
 from ensue.data.negatives import UniformNegatives
 from ensue.data.windows import Windows
-from ensue.errors import DataError
 from ensue.losses.pairwise import bpr_loss
 from ensue.losses.pointwise import negative_loss, positive_loss
 from ensue.losses.reduce import masked_mean, masked_sum
 from ensue.models.base import Model
 from ensue.models.baselines.bpr import BPR
+from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.caser import Caser
-
-CHUNK_BATCHES = 128  # batches made at a time: enough to amortize the indexing, little memory
-
-Batch = Sequence[Tensor]
+from ensue.training.next_item import NextItemObjective
+from ensue.training.objective import Batch, ExampleObjective, Objective
 
 
-class Objective(ABC):
-    """Shuffled examples without replacement, made into tensors a chunk of batches at a time."""
-
-    def __init__(self, num_examples: int, *, batch_size: int, seed: int) -> None:
-        if num_examples == 0:
-            raise DataError("training needs at least one interaction; the training part has none.")
-        self.num_examples = num_examples
-        self.batch_size = batch_size
-        self.num_batches = -(-num_examples // batch_size)
-        self._seed = seed
-
-    @abstractmethod
-    def make(self, index: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        """Return the tensors of the examples `index` [n], each with n rows."""
-
-    @abstractmethod
-    def loss(self, model: Any, batch: Batch) -> Tensor:
-        """Return the loss of a batch, a scalar whose gradient is followed."""
-
-    def batches(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
-        """Yield the batches first, first + 1, ... of an epoch."""
-        order = torch.randperm(self.num_examples, generator=self._generator(epoch)).numpy()
-        span = CHUNK_BATCHES * self.batch_size
-        for chunk in range(first // CHUNK_BATCHES, -(-self.num_batches // CHUNK_BATCHES)):
-            index = order[chunk * span : (chunk + 1) * span]
-            tensors = self.make(index, self._generator(epoch, chunk + 1))
-            skipped = max(first - chunk * CHUNK_BATCHES, 0) * self.batch_size
-            for start in range(skipped, len(index), self.batch_size):
-                yield [tensor[start : start + self.batch_size] for tensor in tensors]
-
-    def _generator(self, *key: int) -> torch.Generator:
-        state = np.random.SeedSequence([self._seed, *key]).generate_state(1, np.uint64)[0]
-        return torch.Generator().manual_seed(int(state) >> 1)
-
-
-class WindowObjective(Objective):
+class WindowObjective(ExampleObjective):
     """Caser's: the T items after each window against sampled items (Tang and Wang 2018, Eq. 13)."""
 
     def __init__(self, model: Caser, histories: Histories, *, batch_size: int, seed: int) -> None:
@@ -104,7 +63,7 @@ class WindowObjective(Objective):
         return total / len(users)
 
 
-class PairObjective(Objective):
+class PairObjective(ExampleObjective):
     """BPR's: each interaction against one sampled item of the same user (Rendle et al. 2009)."""
 
     def __init__(self, model: BPR, histories: Histories, *, batch_size: int, seed: int) -> None:
@@ -132,4 +91,6 @@ def make_objective(model: Model, histories: Histories, *, batch_size: int, seed:
         return WindowObjective(model, histories, batch_size=batch_size, seed=seed)
     if isinstance(model, BPR):
         return PairObjective(model, histories, batch_size=batch_size, seed=seed)
+    if isinstance(model, SequenceModel):
+        return NextItemObjective(model, histories, batch_size=batch_size, seed=seed)
     raise TypeError(f"{type(model).__name__} has no objective")

@@ -21,6 +21,7 @@ from ensue.models.baselines.item_knn import ItemKNN, ItemKNNConfig
 from ensue.models.baselines.markov import Markov, MarkovConfig
 from ensue.models.baselines.popularity import Popularity, PopularityConfig
 from ensue.models.sequential.caser import Caser, CaserConfig
+from ensue.models.sequential.sasrec import SASRec, SASRecConfig
 from ensue.protocols import Scorer
 from ensue.training.config import TrainingConfig
 from ensue.training.loop import TrainingLoop
@@ -88,8 +89,16 @@ def caser(data: Histories, num_users: int, num_items: int) -> Model:
     return trained(model, data, epochs=8, batch_size=128, learning_rate=0.005)
 
 
+def sasrec(data: Histories, num_users: int, num_items: int) -> Model:
+    torch.manual_seed(0)
+    config = SASRecConfig(dim=16, num_heads=2, max_len=20, dropout=0.1)
+    model = SASRec(config, num_users=num_users, num_items=num_items)
+    return trained(model, data, epochs=12, batch_size=32, learning_rate=0.005)
+
+
 CASES = [
     ModelCase("caser", caser),
+    ModelCase("sasrec", sasrec),
     ModelCase("bpr", bpr),
     ModelCase("popularity", popularity, personalized=False),
     ModelCase("markov", markov),

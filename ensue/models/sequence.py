@@ -1,0 +1,128 @@
+"""What models of sequences share: one query for each event, matched with every item.
+
+A model of this kind reads a history once and has a query behind every event: all are trained at the
+same time, and a new event at serving time is one step from a kept state.
+Shapes: B batch, T positions, D width of a query, I items. Sequences are padded with item 0 behind
+their end; what a model gives at padded positions has no meaning.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ensue.config import Config
+from ensue.data.histories import Histories, HistoryBatch
+from ensue.models.base import Model
+
+SCORED_TOKENS = 1 << 14  # positions, padded ones too, encoded at a time when scoring
+
+
+class SequenceConfig(Config):
+    """Settings of the loss and of the histories, the same for every model of sequences.
+
+    max_len: how many events are read in training, one target behind each.
+    crop: what is read of a longer history: its last events, or a stretch drawn anew each epoch.
+    loss: "softmax" over the whole catalogue; "sampled_softmax" over `num_negatives` items shared by
+        the positions of a batch, corrected for their sampling; "gbce" and "bce" against
+        `num_negatives` items drawn for each position.
+    negatives: how "sampled_softmax" draws: uniformly, by popularity, or "in_batch" (the targets of
+        the batch; num_negatives is not used).
+    calibration: t of "gbce", in [0, 1].
+    """
+
+    max_len: int = Field(default=50, ge=1)
+    crop: Literal["last", "random"] = "last"
+    loss: Literal["softmax", "sampled_softmax", "gbce", "bce"] = "softmax"
+    num_negatives: int = Field(default=256, ge=1)
+    negatives: Literal["uniform", "popularity", "in_batch"] = "uniform"
+    calibration: float = Field(default=0.75, ge=0, le=1)
+
+
+class SequenceModel(Model):
+    """Base of SASRec, GRU4Rec and M3.
+
+    item_embedding: [I + 1, D], the table that items are read from; row 0 is padding, and zero.
+    log_popularity: [I + 1], log of each item's share of the training events, the answer to a
+        history without events.
+    """
+
+    item_embedding: nn.Parameter
+    log_popularity: Tensor
+
+    def __init__(self, config: Any, *, num_users: int, num_items: int) -> None:
+        super().__init__(config, num_users=num_users, num_items=num_items)
+        self.register_buffer("log_popularity", torch.zeros(num_items + 1))
+
+    def observe_(self, histories: Histories) -> None:
+        """Take note of how popular each item is in the training histories."""
+        counts = histories.item_counts(self.num_items) + 1.0
+        self.log_popularity.copy_(torch.from_numpy(np.log(counts / counts[1:].sum())))
+
+    @property
+    def output_embedding(self) -> nn.Parameter:
+        """The table [I + 1, D] that queries are matched with; by default the one read from."""
+        return self.item_embedding
+
+    @property
+    def output_bias(self) -> nn.Parameter | None:
+        """A bias [I + 1] of the items' scores, where the model has one."""
+        return None
+
+    @abstractmethod
+    def encode(self, items: Tensor) -> Tensor:
+        """Return the query behind every event [B, T, D] of items [B, T], which start at column 0.
+
+        Query t depends on items 0..t alone.
+        """
+
+    @abstractmethod
+    def start(self) -> Any:
+        """Return the state of a history without events."""
+
+    @abstractmethod
+    def advance(self, state: Any, item: int) -> tuple[Tensor, Any]:
+        """Return the query [D] behind the next event, and the state that has read it."""
+
+    def score(self, batch: HistoryBatch) -> Tensor:
+        """Return scores [B, I + 1]; column 0 (padding) has no meaning."""
+        queries, lengths = self.queries(batch)
+        scores = self.match(queries)
+        is_empty = lengths == 0
+        if bool(is_empty.any()):
+            scores[is_empty] = self.log_popularity
+        return scores
+
+    def match(self, queries: Tensor) -> Tensor:
+        """Return the scores [B, I + 1] of all items for queries [B, D]."""
+        if self.output_bias is None:
+            return queries @ self.output_embedding.T
+        return torch.addmm(self.output_bias, queries, self.output_embedding.T)
+
+    def queries(self, batch: HistoryBatch) -> tuple[Tensor, Tensor]:
+        """Return the last query of each history [B, D] (zero without events), and lengths [B].
+
+        Histories of similar length are encoded together, some thousand positions at a time.
+        """
+        batch = batch.without_padding().last(self.max_len)
+        lengths = batch.offsets.diff()
+        queries = self.output_embedding.new_zeros(len(batch), self.output_embedding.shape[1])
+        order = torch.argsort(lengths, descending=True, stable=True)
+        order = order[: int((lengths > 0).sum())]
+        first = 0
+        while first < len(order):
+            longest = int(lengths[order[first]])
+            rows = order[first : first + max(1, SCORED_TOKENS // longest)]
+            items = batch.right_padded(rows, longest)
+            encoded = self.encode(items)
+            ends = lengths[rows] - 1
+            queries[rows] = encoded[torch.arange(len(rows), device=ends.device), ends].to(
+                queries.dtype
+            )
+            first += len(rows)
+        return queries, lengths

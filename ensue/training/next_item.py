@@ -1,0 +1,118 @@
+"""The objective of models of sequences: behind every event, the event that follows.
+
+Logits are made for real positions only. Losses: the softmax over the whole catalogue; the softmax
+over a sample, corrected (`losses.sampled_softmax`); gBCE and BCE against items drawn uniformly
+for each position (`losses.gbce`).
+Shapes: B batch, T positions, S real positions of a batch, D width, N negatives, I items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ensue.data.histories import Histories
+from ensue.data.length_batches import LengthBatches
+from ensue.data.negatives import CatalogNegatives
+from ensue.losses.full_softmax import full_softmax_loss
+from ensue.losses.gbce import gbce_beta, gbce_loss
+from ensue.losses.sampled_softmax import sampled_softmax_loss
+from ensue.models.sequence import SequenceModel
+from ensue.nn.embedding import dot_rows, gather_rows
+from ensue.training.objective import Batch, Objective
+
+
+class NextItemObjective(Objective):
+    """Every real position of a batch of histories against its next item.
+
+    An example is a position. `batch_size` counts histories of mean length.
+    """
+
+    def __init__(
+        self, model: SequenceModel, histories: Histories, *, batch_size: int, seed: int
+    ) -> None:
+        config = model.config
+        self._batches = LengthBatches(
+            histories, max_len=config.max_len, batch_size=batch_size, crop=config.crop
+        )
+        super().__init__(self._batches.num_targets, seed=seed)
+        model.observe_(histories)
+        self._config = config
+        self._negatives = CatalogNegatives(
+            histories.item_counts(model.num_items), by_popularity=config.negatives != "uniform"
+        )
+        self._beta = 1.0
+        if config.loss == "gbce":
+            self._beta = gbce_beta(config.num_negatives, model.num_items, config.calibration)
+
+    def batches(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        """Yield items [B, T], targets [B, T] and negatives ([N], [S, N] or none)."""
+        plan = self._batches.plan(np.random.default_rng(self.generator_state(epoch)))
+        for number in range(first, len(plan)):
+            rng = np.random.default_rng(self.generator_state(epoch, number + 1))
+            items, targets = self._batches.gather(plan[number], rng)
+            negatives = self._draw(targets, self.generator(epoch, number + 1))
+            yield torch.from_numpy(items), torch.from_numpy(targets), negatives
+
+    def count(self, batch: Batch) -> int:
+        """Return the number of real positions."""
+        return int(batch[1].count_nonzero())
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """Return the mean loss of the real positions."""
+        items, targets, negatives = batch
+        positions = targets.flatten().nonzero().squeeze(1)
+        queries = model.encode(items).flatten(0, 1).index_select(0, positions)
+        targets = targets.flatten()[positions]
+        if self._config.loss == "softmax":
+            total = full_softmax_loss(
+                queries, model.output_embedding, targets, bias=model.output_bias
+            )
+            return total / len(targets)
+        if self._config.loss == "sampled_softmax":
+            return self._sampled_softmax(model, queries, targets, negatives).mean()
+        candidates = torch.cat([targets[:, None], negatives], dim=1)
+        logits = _candidate_logits(model, queries, candidates)
+        return gbce_loss(logits[:, 0], logits[:, 1:], beta=self._beta).mean()
+
+    def _draw(self, targets: np.ndarray[Any, Any], generator: torch.Generator) -> Tensor:
+        """Return the negatives of a batch."""
+        config = self._config
+        if config.loss == "softmax":
+            return torch.zeros(0, dtype=torch.long)
+        real = torch.from_numpy(targets[targets > 0])
+        if config.loss != "sampled_softmax":
+            return self._negatives.draw_others(real, config.num_negatives, generator)
+        if config.negatives == "in_batch":
+            return real
+        return self._negatives.draw(config.num_negatives, generator)
+
+    def _sampled_softmax(
+        self, model: SequenceModel, queries: Tensor, targets: Tensor, negatives: Tensor
+    ) -> Tensor:
+        """Return the loss [S] of targets [S] against negatives [N] shared by all positions."""
+        table, bias = model.output_embedding, model.output_bias
+        positive = _candidate_logits(model, queries, targets[:, None]).squeeze(1)
+        negative = queries @ gather_rows(table, negatives).to(queries.dtype).T
+        if bias is not None:
+            negative = negative + gather_rows(bias, negatives)
+        log_q = self._negatives.log_q.to(targets.device) + float(np.log(len(negatives)))
+        return sampled_softmax_loss(
+            positive,
+            negative,
+            is_hit=negatives == targets[:, None],
+            positive_log_q=log_q[targets],
+            negative_log_q=log_q[negatives],
+        )
+
+
+def _candidate_logits(model: SequenceModel, queries: Tensor, candidates: Tensor) -> Tensor:
+    """Return logits [S, C] of candidate ids [S, C] for queries [S, D]."""
+    logits = dot_rows(queries, model.output_embedding, candidates)
+    if model.output_bias is None:
+        return logits
+    return logits + gather_rows(model.output_bias, candidates)

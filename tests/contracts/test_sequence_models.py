@@ -1,0 +1,156 @@
+"""What every model of sequences must do. A new model joins with one line in CASES.
+
+Weights are random and larger than at the start of a training, so that no part of a model is near
+the identity; everything is compared in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ensue.data.histories import HistoryBatch
+from ensue.models.sequence import SequenceModel
+from ensue.models.sequential.sasrec import SASRec, SASRecConfig
+
+NUM_ITEMS = 30
+MAX_LEN = 12
+
+CASES: dict[str, Callable[[], SequenceModel]] = {
+    "sasrec": lambda: SASRec(
+        SASRecConfig(dim=8, num_heads=2, max_len=MAX_LEN), num_users=5, num_items=NUM_ITEMS
+    ),
+}
+
+
+@pytest.fixture(params=CASES)
+def model(request: pytest.FixtureRequest) -> SequenceModel:
+    torch.manual_seed(1)
+    made = CASES[request.param]().double().eval()
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.5)
+        made.item_embedding[0] = 0
+    return made
+
+
+def histories(lengths: list[int]) -> list[list[int]]:
+    rng = np.random.default_rng(3)
+    return [rng.integers(1, NUM_ITEMS + 1, length).tolist() for length in lengths]
+
+
+@torch.no_grad()
+def encode(model: SequenceModel, *rows: list[int], width: int | None = None) -> Tensor:
+    width = max(len(row) for row in rows) if width is None else width
+    return model.encode(torch.tensor([row + [0] * (width - len(row)) for row in rows]))
+
+
+def test_one_query_for_each_event(model: SequenceModel) -> None:
+    (row,) = histories([7])
+    assert encode(model, row).shape == (1, 7, model.output_embedding.shape[1])
+
+
+def test_all_steps_at_once_equal_each_prefix_alone(model: SequenceModel) -> None:
+    (row,) = histories([MAX_LEN])
+    together = encode(model, row)[0]
+    for length in range(1, MAX_LEN + 1):
+        torch.testing.assert_close(encode(model, row[:length])[0, -1], together[length - 1])
+
+
+@pytest.mark.parametrize("changed", range(MAX_LEN))
+def test_an_event_changes_nothing_before_it_and_something_from_it_on(
+    model: SequenceModel, changed: int
+) -> None:
+    (row,) = histories([MAX_LEN])
+    other = list(row)
+    other[changed] = other[changed] % NUM_ITEMS + 1
+    before, after = encode(model, row)[0], encode(model, other)[0]
+    torch.testing.assert_close(after[:changed], before[:changed], rtol=0, atol=0)
+    assert not torch.allclose(after[changed], before[changed])
+
+
+def test_padding_behind_a_history_changes_nothing(model: SequenceModel) -> None:
+    rows = histories([3, MAX_LEN, 1, 8])
+    padded = encode(model, *rows)
+    for row, own in zip(rows, padded, strict=True):
+        torch.testing.assert_close(own[: len(row)], encode(model, row)[0])
+        wide = encode(model, row, width=MAX_LEN)[0]
+        torch.testing.assert_close(wide[: len(row)], encode(model, row)[0])
+
+
+def test_queries_are_the_last_of_each_history(
+    model: SequenceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensue.models.sequence.SCORED_TOKENS", 2 * MAX_LEN)
+    rows = histories([3, 0, MAX_LEN, 1, 8, 8, 5])
+    with torch.no_grad():
+        queries, lengths = model.queries(HistoryBatch.from_lists(rows))
+    assert lengths.tolist() == [3, 0, MAX_LEN, 1, 8, 8, 5]
+    assert queries[1].count_nonzero() == 0
+    for row, query in zip(rows, queries, strict=True):
+        if row:
+            torch.testing.assert_close(query, encode(model, row)[0, -1])
+
+
+@torch.no_grad()
+def test_a_kept_state_follows_a_history_event_by_event(model: SequenceModel) -> None:
+    (row,) = histories([2 * MAX_LEN])  # beyond what is read in training
+    state = model.start()
+    for length, item in enumerate(row, start=1):
+        query, state = model.advance(state, item)
+        expected = model.score(HistoryBatch.from_lists([row[:length]]))[0]
+        torch.testing.assert_close(model.match(query[None])[0], expected)
+
+
+@torch.no_grad()
+def test_a_state_can_be_continued_in_two_ways(model: SequenceModel) -> None:
+    (row,) = histories([4])
+    state = model.start()
+    for item in row:
+        _, state = model.advance(state, item)
+    first, _ = model.advance(state, 5)
+    model.advance(state, 6)
+    again, _ = model.advance(state, 5)
+    assert torch.equal(first, again)
+
+
+@torch.no_grad()
+def test_a_history_without_events_gets_the_popular_items(model: SequenceModel) -> None:
+    model.log_popularity.copy_(torch.arange(NUM_ITEMS + 1.0).log())
+    scores = model.score(HistoryBatch.from_lists([[], [3]]))
+    torch.testing.assert_close(scores[0], model.log_popularity)
+    assert not torch.equal(scores[1], model.log_popularity)
+
+
+def test_finite_differences_of_every_parameter(model: SequenceModel) -> None:
+    items = torch.tensor([[3, 5, 3, 9], [7, 2, 0, 0]])
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.randn(model.encode(items).shape, dtype=torch.float64, generator=generator)
+    weights[1, 2:] = 0  # padded positions
+
+    def loss() -> Tensor:
+        return (model.encode(items) * weights).sum()
+
+    model.zero_grad()
+    loss().backward()
+    for name, parameter in model.named_parameters():
+        if parameter.grad is None:  # a table of the output alone
+            continue
+        gradient, flat = parameter.grad.flatten(), parameter.data.view(-1)
+        places = torch.randint(len(flat), (4,), generator=generator).tolist()
+        for place in [*places, int(gradient.abs().argmax())]:
+            if name == "item_embedding" and place < parameter.shape[1]:
+                continue  # padding is not trained
+            kept, step = flat[place].item(), 1e-6
+            with torch.no_grad():
+                flat[place] = kept + step
+                above = loss().item()
+                flat[place] = kept - step
+                below = loss().item()
+                flat[place] = kept
+            numeric = (above - below) / (2 * step)
+            assert gradient[place].item() == pytest.approx(numeric, rel=1e-5, abs=1e-6), name
