@@ -16,7 +16,7 @@ class TrainingConfig(Config):
     patience: stop after this many validations without a better value of `metric`; None never stops.
     metric: what validation compares, larger is better ("map", "ndcg@10", ...).
     validate_every: epochs between validations.
-    decay: whether the learning rate stays, or falls to zero over all `epochs`, on a line or a cosine.
+    decay: whether the learning rate stays or falls to zero over all `epochs`: line or cosine.
     warmup_steps: over which the learning rate rises to its value.
     weight_decay: L2 added to the gradient (coupled), as in the published programs.
     optimizer: "adam" updates every row at every step; "lazy_adam" only rows with a gradient: faster

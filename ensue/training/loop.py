@@ -41,7 +41,8 @@ Validate = Callable[[Model], dict[str, float]]
 class Progress:
     """Where a training stands; stored in every checkpoint.
 
-    epoch, batch: the next batch to train. steps: taken so far. loss_sum, examples, seconds: of the epoch so far.
+    epoch, batch: the next batch to train. steps: taken so far.
+    loss_sum, examples, seconds: of the epoch so far.
     best_epoch, best_value: of the validation metric. stale: validations since then.
     """
 
