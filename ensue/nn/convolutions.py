@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ensue.nn import cpu_kernels as kernels
 from ensue.nn.activations import ACTIVATIONS, Activation
+from ensue.nn.dropout import Dropout
 
 
 class WindowConvolutions(nn.Module):
@@ -60,17 +62,21 @@ class WindowConvolutions(nn.Module):
         """Width of the output: K * D + L * H."""
         return self.num_vertical * self.dim + self.window * self.num_horizontal
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Return features [B, K * D + L * H] of item vectors [B, L, D], oldest first."""
+    def forward(self, vectors: Tensor, dropout: Dropout) -> Tensor:
+        """Return features [B, K * D + L * H] of item vectors [B, L, D], oldest first.
+
+        Args:
+            dropout: applied to the features.
+        """
         if self.uses_vertical and self.uses_horizontal and kernels.can_run(vectors):
-            return self._compiled(vectors)
+            return self._compiled(vectors, dropout)
         vertical = self._vertical(vectors) if self.uses_vertical else None
         horizontal = self._horizontal(vectors) if self.uses_horizontal else None
         if vertical is None:
             vertical = vectors.new_zeros(len(vectors), self.num_vertical * self.dim)
         if horizontal is None:
             horizontal = vectors.new_zeros(len(vectors), self.window * self.num_horizontal)
-        return torch.cat([vertical, horizontal], dim=1)
+        return dropout(torch.cat([vertical, horizontal], dim=1))
 
     def filters(self, height: int) -> Tensor:
         """Return the horizontal filters [H, h, D] of a height, a view."""
@@ -95,17 +101,16 @@ class WindowConvolutions(nn.Module):
         ]
         return ACTIVATIONS[self.activation](torch.cat(best, dim=1) + self.horizontal_bias)
 
-    def _compiled(self, vectors: Tensor) -> Tensor:
-        """The same features by compiled kernels, in one pass behind the matrix product."""
-        sizes = (self.window, self.dim, self.num_horizontal)
-        block = _PlaceFilters.apply(self.horizontal_weight, *sizes)  # type: ignore[no-untyped-call]
+    def _compiled(self, vectors: Tensor, dropout: Dropout) -> Tensor:
+        """The same features by compiled kernels around three matrix products."""
         features: Tensor = _WindowFeatures.apply(  # type: ignore[no-untyped-call]
             vectors,
-            vectors.flatten(1) @ block,
+            self.horizontal_weight,
             self.vertical_weight,
             self.vertical_bias,
             self.horizontal_bias,
             list(ACTIVATIONS).index(self.activation),
+            dropout,
         )
         return features
 
@@ -121,63 +126,62 @@ class WindowConvolutions(nn.Module):
         return torch.cat(columns, dim=1)
 
 
-class _PlaceFilters(torch.autograd.Function):
-    """Flat filters to the block matrix; see `WindowConvolutions._block`."""
-
-    @staticmethod
-    def forward(ctx: Any, flat: Tensor, window: int, dim: int, num_filters: int) -> Tensor:
-        ctx.sizes = window, dim, num_filters
-        columns = window * (window + 1) // 2 * num_filters
-        block = flat.new_zeros(window * dim, columns)
-        source, target = kernels.arrays(flat, block)
-        kernels.place_filters(source, *ctx.sizes, target)
-        return block
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        window, dim, num_filters = ctx.sizes
-        flat = grad.new_zeros(window * (window + 1) // 2 * dim * num_filters)
-        source, target = kernels.arrays(grad, flat)
-        kernels.place_filters_backward(source, *ctx.sizes, target)
-        return flat, None, None, None
-
-
 class _WindowFeatures(torch.autograd.Function):
-    """Both kinds of features from the vectors and their products with the placed filters."""
+    """Both kinds of features, dropped out; see `WindowConvolutions`."""
 
     @staticmethod
     def forward(
         ctx: Any,
         vectors: Tensor,
-        products: Tensor,
+        filters: Tensor,
         mix_weight: Tensor,
         mix_bias: Tensor,
         bias: Tensor,
         activation: int,
+        dropout: Dropout,
     ) -> Tensor:
-        num_mixed = len(mix_weight) * vectors.shape[2]
-        out = vectors.new_empty(len(vectors), num_mixed + len(bias))
-        argmax = torch.empty(len(vectors), len(bias), dtype=torch.int32)
+        batch_size, window, dim = vectors.shape
+        num_filters = len(bias) // window
+        block = vectors.new_zeros(window * dim, window * (window + 1) // 2 * num_filters)
+        kernels.place_filters(*kernels.arrays(filters), window, dim, num_filters, block.numpy())
+        products = vectors.flatten(1) @ block
+        out = vectors.new_empty(batch_size, len(mix_weight) * dim + len(bias))
+        argmax = torch.empty(batch_size, len(bias), dtype=torch.int32)
+        threshold = dropout.threshold if dropout.training else 0
+        noise = dropout.noise(out) if threshold else torch.empty(0, dtype=torch.uint8)
+        noise = noise.view(-1, out.shape[1])
+        drop = (noise.numpy(), threshold, np.float32(dropout.scale if threshold else 1))
         inputs = kernels.arrays(vectors, products, mix_weight, mix_bias, bias)
-        kernels.window_features(*inputs, activation, *kernels.arrays(out, argmax))
-        ctx.save_for_backward(out, vectors, mix_weight, argmax)
-        ctx.activation, ctx.num_products = activation, products.shape[1]
+        kernels.window_features(*inputs, *drop, activation, *kernels.arrays(out, argmax))
+        ctx.save_for_backward(out, vectors, block, mix_weight, argmax)
+        ctx.drop, ctx.activation = drop, activation
         return out
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        out, vectors, mix_weight, argmax = ctx.saved_tensors
-        num_filters, window = mix_weight.shape
-        grads = (
-            torch.zeros_like(vectors),
-            grad.new_zeros(len(grad), ctx.num_products),
-            grad.new_zeros(num_filters, window + 1),
-            grad.new_zeros(argmax.shape[1]),
-        )
+        out, vectors, block, mix_weight, argmax = ctx.saved_tensors
+        (num_mixed, window), dim = mix_weight.shape, vectors.shape[2]
+        to_vectors = torch.empty_like(vectors)
+        to_products = grad.new_empty(len(grad), block.shape[1])
+        to_mix, to_bias = grad.new_zeros(num_mixed, window + 1), grad.new_zeros(argmax.shape[1])
         inputs = kernels.arrays(grad, out, vectors, mix_weight)
-        kernels.window_features_backward(*inputs, ctx.activation, *kernels.arrays(argmax, *grads))
-        to_vectors, to_products, to_mix, to_bias = grads
-        return to_vectors, to_products, to_mix[:, :window], to_mix[:, window], to_bias, None
+        grads = kernels.arrays(argmax, to_vectors, to_products, to_mix, to_bias)
+        kernels.window_features_backward(*inputs, *ctx.drop, ctx.activation, *grads)
+        to_vectors.flatten(1).addmm_(to_products, block.T)
+        to_block = vectors.flatten(1).T @ to_products
+        num_filters = len(to_bias) // window
+        to_filters = grad.new_zeros(window * (window + 1) // 2 * dim * num_filters)
+        arrays = kernels.arrays(to_block, to_filters)
+        kernels.place_filters_backward(arrays[0], window, dim, num_filters, arrays[1])
+        return (
+            to_vectors,
+            to_filters,
+            to_mix[:, :window],
+            to_mix[:, window],
+            to_bias,
+            None,
+            None,
+        )
 
 
 def _uniform(size: int, fan_in: int) -> Tensor:

@@ -131,13 +131,14 @@ def slope(value, activation):  # type: ignore[no-untyped-def]
 
 @_compile
 def window_features(  # type: ignore[no-untyped-def]
-    vectors, products, mix_weight, mix_bias, bias, activation, out, argmax
+    vectors, products, mix_weight, mix_bias, bias, noise, threshold, scale, activation, out, argmax
 ):
     """Fill out [B, K * D + L * H]: mixtures of the vectors, then activated maxima of the products.
 
     out[b, k * D + d] = mix_bias[k] + sum_l mix_weight[k, l] * vectors[b, l, d]; vectors [B, L, D].
     The rest takes the maximum of each filter over its positions in products [B, P * H], the first
     one in a tie, adds bias [L * H] and activates; argmax [B, L * H] keeps the winning columns.
+    Features whose noise, like out or empty, is below the threshold are dropped, the rest scaled.
     """
     window, dim = vectors.shape[1], vectors.shape[2]
     num_mixed = mix_weight.shape[0] * dim
@@ -149,9 +150,9 @@ def window_features(  # type: ignore[no-untyped-def]
             for d in range(dim):
                 out[b, k * dim + d] = mix_bias[k]
             for j in range(window):
-                scale = mix_weight[k, j]
+                weight = mix_weight[k, j]
                 for d in range(dim):
-                    out[b, k * dim + d] += scale * vectors[b, j, d]
+                    out[b, k * dim + d] += weight * vectors[b, j, d]
         column = 0
         for height in range(window):
             for k in range(num_filters):
@@ -167,33 +168,106 @@ def window_features(  # type: ignore[no-untyped-def]
             for k in range(num_filters):
                 out[b, num_mixed + first + k] = activate(best[k] + bias[first + k], activation)
                 argmax[b, first + k] = place[k]
+        if threshold > 0:
+            for j in range(out.shape[1]):
+                out[b, j] = out[b, j] * scale if noise[b, j] >= threshold else 0
 
 
 @_compile
 def window_features_backward(  # type: ignore[no-untyped-def]
-    grad, out, vectors, mix_weight, activation, argmax, to_vectors, to_products, to_mix, to_bias
+    grad,
+    out,
+    vectors,
+    mix_weight,
+    noise,
+    threshold,
+    scale,
+    activation,
+    argmax,
+    to_vectors,
+    to_products,
+    to_mix,
+    to_bias,
 ):
-    """Add the gradient [B, K * D + L * H] of `window_features` to those of its inputs.
+    """Set the gradients of the inputs of `window_features`, given grad [B, K * D + L * H].
 
-    to_mix [K, L + 1] is of the weights and, in the last column, of mix_bias; to_bias [L * H].
+    to_mix [K, L + 1] is of the weights and, in the last column, of mix_bias; to_bias [L * H]. These
+    two must be zero; to_vectors is of the mixtures alone.
     """
     window, dim = vectors.shape[1], vectors.shape[2]
     num_mixed = mix_weight.shape[0] * dim
+    own_row = np.empty(grad.shape[1], dtype=grad.dtype)
+    back = grad.dtype.type(1) / scale
     for b in range(len(vectors)):
+        if threshold > 0:
+            for j in range(len(own_row)):
+                own_row[j] = grad[b, j] * scale if noise[b, j] >= threshold else 0
+        else:
+            own_row[:] = grad[b]
+        to_vectors[b] = 0
+        to_products[b] = 0
         for k in range(mix_weight.shape[0]):
-            own = grad[b, k * dim : (k + 1) * dim]
+            own = own_row[k * dim : (k + 1) * dim]
             total = grad.dtype.type(0)
             for d in range(dim):
                 total += own[d]
             to_mix[k, window] += total
             for j in range(window):
-                scale, vector, vector_grad = mix_weight[k, j], vectors[b, j], to_vectors[b, j]
+                weight, vector, vector_grad = mix_weight[k, j], vectors[b, j], to_vectors[b, j]
                 total = grad.dtype.type(0)
                 for d in range(dim):
                     total += own[d] * vector[d]
-                    vector_grad[d] += scale * own[d]
+                    vector_grad[d] += weight * own[d]
                 to_mix[k, j] += total
         for j in range(len(to_bias)):
-            value = grad[b, num_mixed + j] * slope(out[b, num_mixed + j], activation)
+            value = own_row[num_mixed + j] * slope(out[b, num_mixed + j] * back, activation)
             to_products[b, argmax[b, j]] += value
             to_bias[j] += value
+
+
+@_compile
+def candidate_bce(  # type: ignore[no-untyped-def]
+    queries, table, bias, ids, num_targets, weights, to_logits, to_queries
+):
+    """Return the weighted binary cross-entropy of candidates ids [B, C], targets first; 0 is none.
+
+    Fills to_logits [B, C] and to_queries [B, D], its gradients; weights are [target, negative].
+    """
+    loss = 0.0
+    for b in range(len(ids)):
+        query, own = queries[b], to_queries[b]
+        own[:] = 0
+        for c in range(ids.shape[1]):
+            to_logits[b, c] = 0
+            if ids[b, c] == 0:
+                continue
+            row = table[ids[b, c]]
+            logit = bias[ids[b, c]]
+            for d in range(row.shape[0]):
+                logit += query[d] * row[d]
+            is_target = c < num_targets
+            weight = weights[0] if is_target else weights[1]
+            signed = -logit if is_target else logit  # the loss is log(1 + exp(signed))
+            small = np.exp(-abs(signed))
+            loss += weight * (max(signed, np.float32(0)) + np.log1p(small))
+            share = weight * (np.float32(1) if signed >= 0 else small) / (np.float32(1) + small)
+            share = -share if is_target else share
+            to_logits[b, c] = share
+            for d in range(row.shape[0]):
+                own[d] += share * row[d]
+    return loss
+
+
+@_compile
+def candidate_bce_backward(  # type: ignore[no-untyped-def]
+    scale, to_logits, queries, ids, grad_table, grad_bias
+):
+    """Add scale times the gradients of the table [V, D] and the bias [V]."""
+    for b in range(len(ids)):
+        query = queries[b]
+        for c in range(ids.shape[1]):
+            weight = scale * to_logits[b, c]
+            row_grad = grad_table[ids[b, c]]
+            grad_bias[ids[b, c]] += weight
+            for d in range(query.shape[0]):
+                row_grad[d] += weight * query[d]

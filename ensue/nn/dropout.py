@@ -31,13 +31,22 @@ class Dropout(nn.Module):
         """Return x with dropped and rescaled elements in training mode, x itself otherwise."""
         if not self.training or self.threshold == 0:
             return x
-        words = torch.empty((x.numel() + 7) // 8, dtype=torch.int64, device=x.device)
-        noise = words.random_(-(2**63), None).view(torch.uint8)[: x.numel()]
+        noise = self.noise(x)
         if kernels.can_run(x):
             out: Tensor = _Keep.apply(x, noise, self.threshold)  # type: ignore[no-untyped-call]
             return out
         is_kept = (noise >= self.threshold).view(x.shape)
         return x * is_kept * _scale(self.threshold)
+
+    @property
+    def scale(self) -> float:
+        """The factor of what is kept, 1 / (1 - rate)."""
+        return _scale(self.threshold)
+
+    def noise(self, like: Tensor) -> Tensor:
+        """Return a byte for each element of `like`, flat; elements below the threshold drop."""
+        words = torch.empty((like.numel() + 7) // 8, dtype=torch.int64, device=like.device)
+        return words.random_(-(2**63), None).view(torch.uint8)[: like.numel()]
 
 
 def _scale(threshold: int) -> float:

@@ -31,7 +31,7 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None]:
-        table = _grad_of(ctx.weight)
+        table = grad_of(ctx.weight)
         flat = ctx.ids.reshape(-1)
         rows = grad.reshape(len(flat), *table.shape[1:]).to(table.dtype)
         if ctx.use_kernels:
@@ -72,7 +72,7 @@ class _DotRows(torch.autograd.Function):
         (queries,) = ctx.saved_tensors
         grad_queries = torch.empty_like(queries)
         kernels.dot_rows_backward(
-            *kernels.arrays(grad, queries, ctx.weight, ctx.ids, grad_queries, _grad_of(ctx.weight))
+            *kernels.arrays(grad, queries, ctx.weight, ctx.ids, grad_queries, grad_of(ctx.weight))
         )
         return grad_queries, None, None
 
@@ -94,7 +94,7 @@ def _take(weight: Tensor, ids: Tensor) -> Tensor:
     return weight.index_select(0, ids.reshape(-1)).view(*ids.shape, *weight.shape[1:])
 
 
-def _grad_of(weight: Tensor) -> Tensor:
+def grad_of(weight: Tensor) -> Tensor:
     """Return `weight.grad`, made when missing."""
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)

@@ -15,9 +15,9 @@ from torch import Tensor
 from ensue.data.histories import Histories
 from ensue.data.negatives import UniformNegatives
 from ensue.data.windows import Windows
+from ensue.losses.candidates import candidate_bce
 from ensue.losses.pairwise import bpr_loss
-from ensue.losses.pointwise import negative_loss, positive_loss
-from ensue.losses.reduce import masked_mean, masked_sum
+from ensue.losses.reduce import masked_mean
 from ensue.models.base import Model
 from ensue.models.baselines.bpr import BPR
 from ensue.models.sequence import SequenceModel
@@ -49,18 +49,14 @@ class WindowObjective(ExampleObjective):
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Return the loss in the reduction that the model's config names."""
         users, windows, candidates = batch
-        logits = model.logits(model(users, windows), candidates)
-        is_real = candidates != 0
-        positives = logits[:, : self._num_targets], is_real[:, : self._num_targets]
-        negatives = logits[:, self._num_targets :], is_real[:, self._num_targets :]
-        if self._reduction == "mean":
-            return masked_mean(positive_loss(positives[0]), positives[1]) + masked_mean(
-                negative_loss(negatives[0]), negatives[1]
-            )
-        total = masked_sum(positive_loss(positives[0]), positives[1]) + masked_sum(
-            negative_loss(negatives[0]), negatives[1]
+        return candidate_bce(
+            model(users, windows),
+            model.output_embedding,
+            model.output_bias,
+            candidates,
+            num_targets=self._num_targets,
+            reduction=self._reduction,
         )
-        return total / len(users)
 
 
 class PairObjective(ExampleObjective):

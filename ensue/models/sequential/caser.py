@@ -96,8 +96,7 @@ class Caser(Model):
         if self.config.parts == "p":
             return self.user_embedding.new_zeros(len(windows), self.config.dim)
         vectors = gather_rows(self.item_embedding, windows, padding_idx=0)
-        features = self.dropout(self.convolutions(vectors))
-        return self.hidden_activation(self.hidden(features))
+        return self.hidden_activation(self.hidden(self.convolutions(vectors, self.dropout)))
 
     def _user_vector(self, users: Tensor) -> Tensor:
         """P_u [B, D]; the mean user for user 0, zero when the part is not used."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ensue.losses.candidates import candidate_bce
 from ensue.losses.pointwise import negative_loss, positive_loss
 from ensue.models.sequential.caser import Caser, CaserConfig
 
@@ -112,7 +113,7 @@ def test_convolutions_equal_the_definition() -> None:
     """Each filter at each position, one by one (Eq. 3 to 8)."""
     model = make(window=4, num_vertical=2, conv_activation="relu").double()
     vectors = torch.randn(5, 4, 4, dtype=torch.float64)
-    features = model.convolutions(vectors)
+    features = model.convolutions(vectors, model.dropout)
     for b in range(5):
         expected = []
         for k in range(2):
@@ -152,10 +153,14 @@ def test_order_matters_except_for_filters_of_height_one() -> None:
 
 
 def test_vertical_only_with_identity_is_linear() -> None:
-    model = make(parts="v", hidden_activation="identity").convolutions
+    model = make(parts="v", hidden_activation="identity")
+
+    def features(x: Tensor) -> Tensor:
+        return model.convolutions(x, model.dropout)
+
     x, y = torch.randn(2, 3, 4), torch.randn(2, 3, 4)
-    zero = model(torch.zeros_like(x))
-    torch.testing.assert_close(model(x + y) - zero, model(x) + model(y) - 2 * zero)
+    zero = features(torch.zeros_like(x))
+    torch.testing.assert_close(features(x + y) - zero, features(x) + features(y) - 2 * zero)
 
 
 def test_parts_that_are_left_out() -> None:
@@ -166,9 +171,9 @@ def test_parts_that_are_left_out() -> None:
     torch.testing.assert_close(only_user[0, 4:], full.user_embedding[1])
     for parts in ("v", "h", "vh"):
         assert make(parts=parts)(users, windows)[0, 4:].abs().sum() == 0
-    features = make(parts="pv").convolutions(full.item_embedding[windows])
+    features = make(parts="pv").convolutions(full.item_embedding[windows], full.dropout)
     assert features[0, 4 * 4 :].abs().sum() == 0
-    features = make(parts="ph").convolutions(full.item_embedding[windows])
+    features = make(parts="ph").convolutions(full.item_embedding[windows], full.dropout)
     assert features[0, : 4 * 4].abs().sum() == 0
 
 
@@ -217,10 +222,11 @@ def test_dropout_is_off_in_evaluation_and_scales_in_training() -> None:
         Dropout(1.0)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("activation", ["identity", "sigmoid", "tanh", "relu"])
 @pytest.mark.parametrize("parts", ["pvh", "h", "v"])
 def test_kernels_equal_tensor_operations(
-    parts: str, activation: str, monkeypatch: pytest.MonkeyPatch
+    parts: str, activation: str, reduction: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The compiled float32 path against the plain one, values and all gradients, dropout too."""
     users = torch.randint(1, 21, (64,))
@@ -233,10 +239,12 @@ def test_kernels_equal_tensor_operations(
         settings = {"window": 5, "dim": 12, "num_horizontal": 4, "num_vertical": 3}
         model = make(20, 40, parts=parts, dropout=0.4, conv_activation=activation, **settings)
         torch.manual_seed(1)
-        logits = model.logits(model(users, windows), candidates)
-        (positive_loss(logits[:, :2]).sum() + negative_loss(logits[:, 2:]).sum()).backward()
+        queries = model(users, windows)
+        table, bias = model.output_embedding, model.output_bias
+        loss = candidate_bce(queries, table, bias, candidates, num_targets=2, reduction=reduction)
+        (3 * loss).backward()
         grads = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-        results.append({"logits": logits.detach()} | grads)
+        results.append({"queries": queries.detach(), "loss": loss.detach()} | grads)
     assert results[0].keys() == results[1].keys()
     for name, expected in results[1].items():
         torch.testing.assert_close(results[0][name], expected, rtol=1e-4, atol=1e-5)
