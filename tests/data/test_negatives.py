@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensue.data.negatives import UniformNegatives, _pick
+from ensue.data.negatives import CatalogNegatives, UniformNegatives, _pick
 from tests.data.test_windows import make
 
 CHI_SQUARE_99_9 = {2: 13.8, 47: 84.0}  # degrees of freedom -> 99.9% quantile
@@ -50,3 +51,29 @@ def test_same_generator_same_draws() -> None:
     users = np.array([1, 2, 2, 1])
     draws = [sampler.draw(users, 3, torch.Generator().manual_seed(5)) for _ in range(2)]
     assert torch.equal(draws[0], draws[1])
+
+
+def test_draws_of_the_catalog_follow_their_probabilities():
+    counts = np.array([0, 0, 9, 4, 99])  # of items 1, 2, 3, 4
+    for by_popularity, expected in (
+        (False, [0.25] * 4),
+        (True, [1 / 116, 10 / 116, 5 / 116, 1 - 16 / 116]),
+    ):
+        negatives = CatalogNegatives(counts, by_popularity=by_popularity)
+        draws = negatives.draw(200_000, torch.Generator().manual_seed(0))
+        shares = np.bincount(draws, minlength=5) / len(draws)
+        assert shares[0] == 0
+        assert shares[1:] == pytest.approx(expected, abs=0.004)
+        assert negatives.log_q.exp()[1:].tolist() == pytest.approx(expected, rel=1e-6)
+        assert negatives.log_q[0] == -torch.inf
+
+
+def test_others_are_never_the_target():
+    negatives = CatalogNegatives(np.zeros(4, dtype=np.int64), by_popularity=False)
+    others = negatives.draw_others(torch.tensor([1, 2, 3]), 3000, torch.Generator().manual_seed(0))
+    for target, row in zip((1, 2, 3), others, strict=True):
+        counts = np.bincount(row, minlength=4)
+        assert counts[[0, target]].tolist() == [0, 0]
+        assert sorted(counts)[2:] == pytest.approx([1500, 1500], abs=150)
+    alone = CatalogNegatives(np.zeros(2, dtype=np.int64), by_popularity=False)
+    assert alone.draw_others(torch.tensor([1]), 2, torch.Generator()).tolist() == [[0, 0]]
