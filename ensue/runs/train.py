@@ -25,7 +25,7 @@ from ensue.models.table import get_method, get_preset
 from ensue.progress import note
 from ensue.runs.run import Run, save_run
 from ensue.training.config import TrainingConfig
-from ensue.training.loop import TrainingLoop, Validate, pick_device
+from ensue.training.loop import OnValidation, TrainingLoop, Validate, pick_device
 from ensue.training.objectives import make_objective
 
 Fit = Literal["train", "train+validation"]
@@ -41,6 +41,7 @@ def train(
     fit: Fit = "train",
     resume: bool = False,
     overwrite: bool = False,
+    on_validation: OnValidation | None = None,
     **settings: Any,
 ) -> Run:
     """Train `model` on `data` and return the stored run.
@@ -53,11 +54,15 @@ def train(
         model: a name of `ensue.models.table.METHODS`.
         out: a new folder; an unfinished training in it is continued with resume=True.
         preset: a named group of settings of the model.
+        on_validation: is told the epoch and the metrics of each validation; it may raise
+            `StopTraining` of ensue.training.loop to give the training up. Not called for models
+            that are computed in one go.
         settings: of the model and of the training, by field name; they override the preset.
 
     Raises:
         UsageError, ConfigError: an argument or a setting has no meaning.
         RunError: the loss is not finite.
+        StopTraining: on_validation raised it.
         KeyboardInterrupt: Ctrl-C; continue with resume=True.
     """
     dataset = data if isinstance(data, Dataset) else Dataset(data)
@@ -81,7 +86,9 @@ def train(
     if training is None:
         trained, result = _fit(model, config, dataset, fit)
     else:
-        trained, result = _train(model, config, training, dataset, fit, out, resume=is_resumed)
+        trained, result = _train(
+            model, config, training, dataset, fit, out, on_validation, resume=is_resumed
+        )
     info = {
         "model": model,
         "preset": preset,
@@ -180,6 +187,7 @@ def _train(
     dataset: Dataset,
     fit: Fit,
     out: Path,
+    on_validation: OnValidation | None,
     *,
     resume: bool,
 ) -> tuple[Model, dict[str, Any]]:
@@ -191,7 +199,14 @@ def _train(
             model, dataset.histories(fit), batch_size=training.batch_size, seed=training.seed
         )
         validate = _make_validate(dataset, fit)
-        loop = TrainingLoop(model, objective, training, directory=out, validate=validate)
+        loop = TrainingLoop(
+            model,
+            objective,
+            training,
+            directory=out,
+            validate=validate,
+            on_validation=on_validation,
+        )
         progress = loop.run(resume=resume)
     metrics = {"validation": progress.best_metrics} if validate else {}
     return model.cpu(), {
