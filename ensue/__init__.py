@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ensue.evaluation.significance import compare
     from ensue.runs.run import Run, load
     from ensue.runs.train import train
+    from ensue.runs.tune import tune
 
 __version__ = "0.1.0"
 
@@ -34,6 +35,7 @@ __all__ = [
     "load",
     "prepare",
     "train",
+    "tune",
 ]
 
 _HOMES = {
@@ -48,6 +50,7 @@ _HOMES = {
     "load": "ensue.runs.run",
     "prepare": "ensue.data.prepare",
     "train": "ensue.runs.train",
+    "tune": "ensue.runs.tune",
 }
 
 

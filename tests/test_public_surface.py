@@ -24,6 +24,7 @@ SURFACE = [
     "load",
     "prepare",
     "train",
+    "tune",
 ]
 
 

@@ -25,6 +25,7 @@ from ensue.cli.prepare import prepare
 from ensue.cli.recommend import recommend
 from ensue.cli.report import report
 from ensue.cli.train import train
+from ensue.cli.tune import tune
 from ensue.errors import EnsueError
 from ensue.progress import note
 
@@ -83,6 +84,7 @@ def _ensue(
 app.command()(prepare)
 app.command()(fetch)
 app.command()(train)
+app.command()(tune)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(recommend)

@@ -14,6 +14,7 @@ from ensue.models.baselines.markov import Markov
 from ensue.models.baselines.popularity import Popularity
 from ensue.models.sequential.caser import Caser
 from ensue.models.sequential.sasrec import SASRec
+from ensue.models.space import Range, Space
 
 
 @dataclass(frozen=True)
@@ -22,17 +23,25 @@ class Method:
 
     presets: named groups of settings.
     defaults: where they differ from those of the configs.
+    space: what `ensue tune` tries, by setting; empty where there is nothing to search.
     """
 
     model: type[Model]
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
+    space: Space = field(default_factory=dict)
 
     @property
     def is_fitted(self) -> bool:
         """Whether the model is computed in one go instead of trained step by step."""
         return issubclass(self.model, FittedModel)
 
+
+# Of the training, for every model that is trained step by step.
+_TRAINING_SPACE: Space = {
+    "learning_rate": Range(1e-4, 2e-2, log=True),
+    "weight_decay": Range(1e-8, 1e-3, log=True),
+}
 
 METHODS: dict[str, Method] = {
     "caser": Method(
@@ -49,16 +58,37 @@ METHODS: dict[str, Method] = {
                 "hidden_activation": "sigmoid",
             },
         },
+        space={
+            **_TRAINING_SPACE,
+            "dim": Range(16, 128, log=True),
+            "window": Range(2, 9),
+            "num_targets": Range(1, 3),
+            "num_negatives": Range(1, 30, log=True),
+            "dropout": Range(0.0, 0.7),
+        },
     ),
     "sasrec": Method(
         SASRec,
         defaults={"batch_size": 128, "weight_decay": 0.0},
+        space={
+            "learning_rate": Range(3e-4, 3e-3, log=True),
+            "dim": Range(32, 128, log=True),
+            "num_blocks": Range(1, 3),
+            "dropout": Range(0.0, 0.6),
+        },
     ),
-    "bpr": Method(BPR),
+    "bpr": Method(BPR, space={**_TRAINING_SPACE, "dim": Range(16, 256, log=True)}),
     "popularity": Method(Popularity),
-    "item_knn": Method(ItemKNN),
-    "markov": Method(Markov),
-    "ease": Method(EASE),
+    "item_knn": Method(
+        ItemKNN,
+        space={
+            "num_neighbors": Range(10, 1000, log=True),
+            "shrinkage": Range(0.1, 1000.0, log=True),
+            "decay": Range(0.1, 1.0),
+        },
+    ),
+    "markov": Method(Markov, space={"smoothing": Range(0.1, 1000.0, log=True)}),
+    "ease": Method(EASE, space={"l2": Range(1.0, 10_000.0, log=True)}),
 }
 
 

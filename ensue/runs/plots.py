@@ -57,23 +57,13 @@ def draw_curve(
     """
 
     def draw(axes: Any) -> None:
-        from matplotlib.ticker import MaxNLocator
-
         marker = "o" if len(epochs) < 40 else ""
         axes.plot(epochs, values, color=_SERIES[series], marker=marker, markersize=4, linewidth=1.8)
         if marked_epoch is not None and marked_epoch in epochs:
             place = list(epochs).index(marked_epoch)
-            axes.plot(
-                [marked_epoch],
-                [values[place]],
-                marker="o",
-                markersize=10,
-                markerfacecolor="none",
-                markeredgecolor=_INK,
-                linestyle="none",
-            )
+            _circle(axes, marked_epoch, values[place])
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        _use_whole_numbers(axes)
 
     return _svg(title, draw, height=2.6)
 
@@ -102,14 +92,89 @@ def draw_intervals(
     return _svg(title, draw, height=1.0 + 0.35 * len(labels))
 
 
+def draw_points(
+    title: str,
+    groups: Sequence[Sequence[tuple[float, float]]],
+    *,
+    marked: tuple[float, float] | None = None,
+    line: Sequence[tuple[float, float]] = (),
+    xlabel: str = "",
+    log: bool = False,
+    ticks: Sequence[str] = (),
+) -> str:
+    """Return points (x, y) as SVG.
+
+    Args:
+        groups: one or two groups of points: filled ones, and open ones in another color.
+        marked: a point to circle.
+        line: points joined by steps, each height kept up to the next one.
+        log: x on a logarithmic scale.
+        ticks: what x = 0, 1, ... are called.
+    """
+
+    def draw(axes: Any) -> None:
+        for series, points in enumerate(groups):
+            fill = _SERIES[series] if series == 0 else "none"
+            style: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 4.5}
+            axes.plot(*_split(points), color=_SERIES[series], markerfacecolor=fill, **style)
+        if line:
+            axes.step(*_split(line), where="post", color=_SERIES[0], linewidth=1.8)
+        if marked is not None:
+            _circle(axes, *marked)
+        places = [x for points in groups for x, _ in points]
+        if log:
+            _use_log_scale(axes, places)
+        elif all(isinstance(x, int) for x in places):
+            _use_whole_numbers(axes)
+        if ticks:
+            axes.set_xticks(range(len(ticks)), labels=ticks)
+            axes.set_xlim(-0.5, len(ticks) - 0.5)
+        axes.set_xlabel(xlabel)
+
+    return _svg(title, draw, height=2.6)
+
+
+def has_plots() -> bool:
+    """Return whether plots can be drawn."""
+    return find_spec("matplotlib") is not None
+
+
 def require_plots() -> None:
     """Check that plots can be drawn.
 
     Raises:
         ExtraError: matplotlib is not installed.
     """
-    if find_spec("matplotlib") is None:
+    if not has_plots():
         raise ExtraError("matplotlib", "report", "the report")
+
+
+def _split(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
+
+
+def _use_whole_numbers(axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+
+
+def _use_log_scale(axes: Any, values: Sequence[float]) -> None:
+    """Put x on a log scale, with ticks in plain numbers; in one decade also at 2 and 5."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    is_wide = max(values, default=1.0) >= 20 * min(values, default=1.0)
+    axes.xaxis.set_major_locator(
+        LogLocator(subs=(1.0,) if is_wide else (1.0, 2.0, 5.0), numticks=6)
+    )
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _circle(axes: Any, x: float, y: float) -> None:
+    style: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none", "linestyle": "none"}
+    axes.plot([x], [y], marker="o", markeredgecolor=_INK, **style)
 
 
 def _svg(title: str, draw: Callable[[Any], None], *, height: float) -> str:

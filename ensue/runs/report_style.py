@@ -44,6 +44,7 @@ article { margin-bottom: 1.25rem; }
 .lists { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
 ul, ol { margin: 0; padding-left: 1.6rem; overflow-wrap: anywhere; }
 .notes { padding: .6rem 1rem .6rem 2rem; border-radius: .5rem; background: var(--panel); }
+code { font-size: .9rem; overflow-wrap: anywhere; }
 details { margin: .4rem 0; }
 summary { cursor: pointer; font-weight: 600; }
 """

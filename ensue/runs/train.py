@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import shutil
 import time
 from collections.abc import Mapping
 from datetime import datetime, timezone
@@ -15,17 +13,17 @@ from typing import Any, Literal
 
 import torch
 
-from ensue.config import Config, make_config
+from ensue.config import Config, ConfigT, make_config
 from ensue.data.dataset import Dataset
 from ensue.errors import ConfigError, DataError, UsageError, did_you_mean
 from ensue.evaluation.evaluator import evaluate
-from ensue.files import write_json
+from ensue.evaluation.metrics import FORMULAS
 from ensue.models.base import FittedModel, Model
 from ensue.models.table import get_method, get_preset
-from ensue.progress import note
+from ensue.runs.output import open_output
 from ensue.runs.run import Run, save_run
 from ensue.training.config import TrainingConfig
-from ensue.training.loop import TrainingLoop, Validate, pick_device
+from ensue.training.loop import OnValidation, TrainingLoop, Validate, pick_device
 from ensue.training.objectives import make_objective
 
 Fit = Literal["train", "train+validation"]
@@ -41,6 +39,7 @@ def train(
     fit: Fit = "train",
     resume: bool = False,
     overwrite: bool = False,
+    on_validation: OnValidation | None = None,
     **settings: Any,
 ) -> Run:
     """Train `model` on `data` and return the stored run.
@@ -53,6 +52,8 @@ def train(
         model: a name of `ensue.models.table.METHODS`.
         out: a new folder; an unfinished training in it is continued with resume=True.
         preset: a named group of settings of the model.
+        on_validation: is told the epoch and the metrics of each validation, if there are epochs;
+            it may raise `StopTraining` of ensue.training.loop to give the training up.
         settings: of the model and of the training, by field name; they override the preset.
 
     Raises:
@@ -65,29 +66,32 @@ def train(
         raise UsageError(f"fit must be 'train' or 'train+validation'; got {fit!r}.")
     config, training = resolve_settings(model, {**get_preset(model, preset), **settings})
     out = Path(out)
-    is_resumed = _open_output(
+    chosen = {
+        "model": model,
+        "fit": fit,
+        "config": config.model_dump(),
+        "training": training.model_dump() if training else None,
+    }
+    is_resumed = open_output(
         out,
-        {
-            "model": model,
-            "fit": fit,
-            "dataset": dataset.info.hash,
-            "config": config.model_dump(),
-            "training": training.model_dump() if training else None,
-        },
+        "settings.json",
+        {**chosen, "dataset": dataset.info.hash},
+        work="training",
         resume=resume,
         overwrite=overwrite,
     )
+    if is_resumed and (out / "run.json").is_file():
+        raise UsageError(f"a training is resumed when it is unfinished; {out} is finished.")
     started = time.perf_counter()
     if training is None:
         trained, result = _fit(model, config, dataset, fit)
     else:
-        trained, result = _train(model, config, training, dataset, fit, out, resume=is_resumed)
+        trained, result = _train(
+            model, config, training, dataset, fit, out, on_validation, resume=is_resumed
+        )
     info = {
-        "model": model,
+        **chosen,
         "preset": preset,
-        "fit": fit,
-        "config": config.model_dump(),
-        "training": training.model_dump() if training else None,
         "dataset": _describe_dataset(dataset),
         "seed": training.seed if training else None,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -108,57 +112,38 @@ def resolve_settings(
     Raises:
         ConfigError: a name belongs to neither, or a value does not fit.
     """
+    homes = {name: find_home(model, name) for name in settings}
     method = get_method(model)
-    own = set(method.model.Config.model_fields)
-    shared = set() if method.is_fitted else set(TrainingConfig.model_fields)
-    for name in settings:
-        if name not in own | shared:
-            known = sorted(own | shared)
-            hint = did_you_mean(name, known) if known else " It has no settings."
-            raise ConfigError(f"{model} has no setting {name!r}.{hint}")
-    config = make_config(
-        method.model.Config, {name: value for name, value in settings.items() if name in own}
-    )
-    if method.is_fitted:
-        return config, None
-    rest = {name: value for name, value in settings.items() if name in shared}
-    return config, make_config(TrainingConfig, rest)
+
+    def make(cls: type[ConfigT]) -> ConfigT:
+        return make_config(cls, {n: value for n, value in settings.items() if homes[n] is cls})
+
+    return make(method.model.Config), None if method.is_fitted else make(TrainingConfig)
 
 
-def _open_output(out: Path, identity: dict[str, Any], *, resume: bool, overwrite: bool) -> bool:
-    """Make the folder ready and return whether there is a training to continue.
+def find_home(model: str, name: str) -> type[Config]:
+    """Return the group of settings that holds `name`: the model's, or the training's.
 
-    settings.json says what is being trained, so that nothing else is continued by mistake.
+    Raises:
+        ConfigError: neither has it.
     """
-    file = out / "settings.json"
-    if resume:
-        if not file.is_file():
-            note(f"{out} holds no training to resume; starting from the beginning.")
-        else:
-            stored = json.loads(file.read_text(encoding="utf-8"))
-            changed = [name for name in identity if stored.get(name) != identity[name]]
-            if changed:
-                raise UsageError(
-                    f"a training is resumed with the settings it was started with; {out} differs "
-                    f"in {', '.join(changed)}. Use the same command, or another output."
-                )
-            if (out / "run.json").is_file():
-                raise UsageError(f"a training is resumed when it is unfinished; {out} is finished.")
-            return True
-    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        if not file.is_file():
-            raise UsageError(
-                f"the output must be a new folder; {out} exists and is no run. "
-                "Choose another output."
-            )
-        if not overwrite:
-            raise UsageError(
-                f"the output must be a new folder; {out} exists. Continue it with --resume, "
-                "replace it with --overwrite, or choose another output."
-            )
-        shutil.rmtree(out)
-    write_json(file, identity)
-    return False
+    method = get_method(model)
+    groups = [method.model.Config] + ([] if method.is_fitted else [TrainingConfig])
+    for group in groups:
+        if name in group.model_fields:
+            return group
+    known = sorted({field for group in groups for field in group.model_fields})
+    hint = did_you_mean(name, known) if known else " It has no settings."
+    raise ConfigError(f"{model} has no setting {name!r}.{hint}")
+
+
+def validation_metrics() -> list[str]:
+    """Return the names of what is measured on the validation part."""
+    return [
+        name.replace("@k", f"@{k}")
+        for name in FORMULAS
+        for k in (VALIDATION_KS if "@k" in name else VALIDATION_KS[:1])
+    ]
 
 
 def _fit(name: str, config: Config, dataset: Dataset, fit: Fit) -> tuple[Model, dict[str, Any]]:
@@ -180,6 +165,7 @@ def _train(
     dataset: Dataset,
     fit: Fit,
     out: Path,
+    on_validation: OnValidation | None,
     *,
     resume: bool,
 ) -> tuple[Model, dict[str, Any]]:
@@ -191,7 +177,14 @@ def _train(
             model, dataset.histories(fit), batch_size=training.batch_size, seed=training.seed
         )
         validate = _make_validate(dataset, fit)
-        loop = TrainingLoop(model, objective, training, directory=out, validate=validate)
+        loop = TrainingLoop(
+            model,
+            objective,
+            training,
+            directory=out,
+            validate=validate,
+            on_validation=on_validation,
+        )
         progress = loop.run(resume=resume)
     metrics = {"validation": progress.best_metrics} if validate else {}
     return model.cpu(), {

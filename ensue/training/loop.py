@@ -35,6 +35,11 @@ from ensue.training.objective import Batch, Objective
 from ensue.training.schedules import learning_rate
 
 Validate = Callable[[Model], dict[str, float]]
+OnValidation = Callable[[int, dict[str, float]], None]
+
+
+class StopTraining(Exception):  # noqa: N818  # a wish of the caller, no error
+    """Raised by an `on_validation` to give the training up; it leaves the loop as it is."""
 
 
 @dataclass
@@ -70,6 +75,7 @@ class TrainingLoop:
 
     Args:
         validate: returns metrics of the model; None trains all epochs and keeps the last weights.
+        on_validation: is told the epoch and the metrics of each validation, after its checkpoint.
     """
 
     def __init__(
@@ -80,9 +86,11 @@ class TrainingLoop:
         *,
         directory: Path,
         validate: Validate | None = None,
+        on_validation: OnValidation | None = None,
     ) -> None:
         self.model, self.objective, self.config = model, objective, config
         self.validate = validate
+        self.on_validation = on_validation
         self.device = next(model.parameters()).device
         self.optimizer = make_optimizer(model, config)
         self._checkpoints = directory / "checkpoints"
@@ -95,6 +103,7 @@ class TrainingLoop:
         Raises:
             RunError: the loss is not finite, or the checkpoint cannot be read.
             KeyboardInterrupt: Ctrl-C; a checkpoint was written first.
+            StopTraining: on_validation raised it.
         """
         torch.manual_seed(self.config.seed)  # dropout; the caller's generators are its own concern
         progress = Progress()
@@ -200,6 +209,8 @@ class TrainingLoop:
         progress.batch, progress.examples = 0, 0
         progress.loss_sum, progress.seconds = 0.0, 0.0
         self._save(progress)
+        if self.on_validation and "validation" in line:
+            self.on_validation(line["epoch"], line["validation"])
 
     def _validate(self, progress: Progress) -> dict[str, float]:
         """Return validation metrics; keep the weights when they are the best so far."""

@@ -14,7 +14,7 @@ from ensue import __version__
 from ensue.cli import main as cli
 from ensue.errors import DataError
 
-VERBS = ("prepare", "fetch", "train", "evaluate", "compare", "recommend", "report", "demo")
+VERBS = ("prepare", "fetch", "train", "tune", "evaluate", "compare", "recommend", "report", "demo")
 ENSUE = [sys.executable, "-m", "ensue.cli.main"]
 
 

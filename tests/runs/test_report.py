@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 import sys
-from html.parser import HTMLParser
 
 import polars as pl
 import pytest
@@ -14,35 +13,7 @@ from ensue.runs.run import Run
 from ensue.runs.train import train
 from tests.helpers import make_dataset
 from tests.runs.example_report import EVALUATION, EXAMPLES, INFO, LOG
-
-VOID = {"meta", "br", "hr", "img", "link", "input"}
-
-
-class Page(HTMLParser):
-    """Text, tags and attributes of a page; fails on tags that do not nest."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.texts: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
-            self.texts.append(data.strip())
+from tests.runs.page import Page, assert_self_contained
 
 
 @pytest.fixture(scope="module")
@@ -90,20 +61,8 @@ def test_an_empty_slice_is_left_out(html):
     assert "new" not in Page(html).texts
 
 
-def test_nothing_is_asked_of_a_network(html):
-    assert not re.search(r"https?:|//[a-z]|@import|<script|<link|<iframe", html)
-    for tag, attributes in Page(html).tags:
-        for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
-            assert (attributes.get(name) or "#").startswith("#"), (tag, attributes)
-    assert set(re.findall(r"url\((.)", html)) == {"#"}
-    assert "default-src 'none'" in html
-
-
-def test_names_in_the_page_are_unique_and_references_resolve(html):
-    ids = [attributes["id"] for _, attributes in Page(html).tags if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    used = re.findall(r'url\(#([^)]+)\)|href="#([^"]+)"', html)
-    assert {a or b for a, b in used} <= set(ids)
+def test_the_page_is_self_contained(html):
+    assert_self_contained(html)
 
 
 def test_text_of_the_data_stays_text():

@@ -185,7 +185,7 @@ def test_wrong_settings_name_the_closest(dataset: Dataset, tmp_path: Path) -> No
 def test_output_that_is_no_run_is_never_replaced(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match="exists and is no run"):
+    with pytest.raises(UsageError, match="exists and holds no training"):
         train("popularity", dataset, out=tmp_path / "mine", overwrite=True)
     train("popularity", dataset, out=tmp_path / "run")
     with pytest.raises(UsageError, match="--overwrite"):

@@ -15,7 +15,7 @@ from ensue.models.sequential.caser import Caser, CaserConfig
 from ensue.runs.run import Run
 from ensue.runs.train import train
 from ensue.training.config import TrainingConfig
-from ensue.training.loop import TrainingLoop
+from ensue.training.loop import StopTraining, TrainingLoop
 from ensue.training.objectives import WindowObjective
 from tests.contracts.planted import histories_of
 from tests.helpers import make_dataset
@@ -128,3 +128,32 @@ def test_gpu_and_cpu_agree(dataset: Dataset, tmp_path: Path) -> None:
     ]
     torch.testing.assert_close(weights(runs[0]), weights(runs[1]), rtol=1e-2, atol=1e-3)
     assert runs[0].log()[-1]["loss"] == pytest.approx(runs[1].log()[-1]["loss"], rel=1e-3)
+
+
+def test_on_validation_is_told_every_validation(dataset: Dataset, tmp_path: Path) -> None:
+    told: list[tuple[int, dict[str, float]]] = []
+    settings = {**FAST, "epochs": 5, "validate_every": 2, "patience": None}
+    run = train(
+        "bpr",
+        dataset,
+        out=tmp_path / "run",
+        on_validation=lambda epoch, metrics: told.append((epoch, metrics)),
+        **settings,
+    )
+    lines = [(line["epoch"], line["validation"]) for line in run.log() if "validation" in line]
+    assert told == lines
+    assert [epoch for epoch, _ in told] == [2, 4, 5]
+    assert torch.equal(weights(run), weights(train("bpr", dataset, out=tmp_path / "b", **settings)))
+
+
+def test_stop_training_gives_up_and_can_be_resumed(dataset: Dataset, tmp_path: Path) -> None:
+    def stop(epoch: int, metrics: dict[str, float]) -> None:
+        raise StopTraining
+
+    settings = {**FAST, "epochs": 3}
+    with pytest.raises(StopTraining):
+        train("bpr", dataset, out=tmp_path / "run", on_validation=stop, **settings)
+    assert not (tmp_path / "run" / "run.json").exists()
+    resumed = train("bpr", dataset, out=tmp_path / "run", resume=True, **settings)
+    whole = train("bpr", dataset, out=tmp_path / "whole", **settings)
+    assert torch.equal(weights(resumed), weights(whole))
