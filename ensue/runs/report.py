@@ -6,19 +6,30 @@ run.json, the lines of log.jsonl, and the files of evaluation/.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ensue.evaluation.slices import SLICES
 from ensue.files import atomic_file
+from ensue.runs.page import (
+    Mean,
+    Tile,
+    build_page,
+    details,
+    header,
+    notes,
+    plots,
+    section,
+    settings_table,
+    show_interval,
+    table,
+)
 from ensue.runs.plots import draw_curve, draw_intervals
-from ensue.runs.report_style import STYLE
 from ensue.runs.run import Run
 
 HEADLINES = ("map", "ndcg@10", "recall@10")
@@ -36,13 +47,6 @@ class Example:
     history: Sequence[str]
     items: Sequence[str]
     scores: Sequence[float]
-
-
-class Mean(NamedTuple):
-    """A cell of a table: a mean over users, and its interval where there is one."""
-
-    value: float | None
-    interval: tuple[float, float] | None
 
 
 def build_html(
@@ -63,7 +67,8 @@ def build_html(
     """
     dataset = info.get("dataset", {})
     title = f"{info.get('model', 'model')} on {dataset.get('name', 'a dataset')}"
-    body = "\n".join(
+    return build_page(
+        title,
         [
             _header(title, info, evaluations),
             _learning(log, info),
@@ -72,16 +77,7 @@ def build_html(
             _examples(examples),
             _protocol(evaluations),
             _settings(info),
-        ]
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
-        f"<title>{escape(title)}</title>\n<style>\n{STYLE}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+        ],
     )
 
 
@@ -148,29 +144,23 @@ def _header(
     for name in HEADLINES:
         if name in evaluation.get("metrics", {}):
             interval = _interval(evaluation, name)
-            tiles.append(
-                f'<div class="tile"><b>{evaluation["metrics"][name]:.4f}</b>'
-                f"<span>{escape(name)}, {escape(split)}</span>"
-                f"<small>{_range(interval) if interval else ''}</small></div>"
-            )
-    return (
-        f"<header>\n<h1>{escape(title)}</h1>\n<p>{escape(', '.join(facts))}</p>\n"
-        f'<div class="tiles">{"".join(tiles)}</div>\n</header>'
-    )
+            below = show_interval(interval) if interval else ""
+            tiles.append(Tile(f"{evaluation['metrics'][name]:.4f}", f"{name}, {split}", below))
+    return header(title, facts, tiles)
 
 
 def _learning(log: Sequence[Mapping[str, Any]], info: Mapping[str, Any]) -> str:
     if not log:
-        return _section("Learning", "<p>This model is computed in one go: it has no epochs.</p>")
+        return section("Learning", "<p>This model is computed in one go: it has no epochs.</p>")
     best_epoch = info.get("best_epoch") or None  # 0 where nothing was validated
     metric = (info.get("training") or {}).get("metric")
     epochs = [int(line["epoch"]) for line in log]
-    plots = [
+    drawings = [
         draw_curve("training loss", epochs, [line["loss"] for line in log], marked_epoch=best_epoch)
     ]
     validated = [line for line in log if metric in line.get("validation", {})]
     if validated:
-        plots.append(
+        drawings.append(
             draw_curve(
                 f"{metric} on validation",
                 [int(line["epoch"]) for line in validated],
@@ -186,18 +176,17 @@ def _learning(log: Sequence[Mapping[str, Any]], info: Mapping[str, Any]) -> str:
         sentence += f", {log[-1]['examples_per_s']:,.0f} examples/s in the last"
     if best_epoch is not None:
         sentence += f"; the weights of epoch {best_epoch} (circled) were kept"
-    figures = "".join(f"<figure>{plot}</figure>" for plot in plots)
-    return _section("Learning", f'<p>{escape(sentence)}.</p><div class="plots">{figures}</div>')
+    return section("Learning", f"<p>{escape(sentence)}.</p>{plots(drawings)}")
 
 
 def _metrics(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     if not evaluations:
-        return _section("Metrics", "<p>This run was not evaluated yet.</p>")
+        return section("Metrics", "<p>This run was not evaluated yet.</p>")
     tables = [
         f"<h3>{escape(split)}</h3>{_metric_table(evaluation)}"
         for split, evaluation in evaluations.items()
     ]
-    return _section("Metrics", "".join(tables))
+    return section("Metrics", "".join(tables))
 
 
 def _metric_table(evaluation: Mapping[str, Any]) -> str:
@@ -212,7 +201,7 @@ def _metric_table(evaluation: Mapping[str, Any]) -> str:
             full_name = f"{name}@{cut}" if cut else name
             row.append(Mean(means.get(full_name), _interval(evaluation, full_name)))
         rows.append(row)
-    return _table(["", *(f"@{cut}" if cut else "whole list" for cut in cuts)], rows)
+    return table(["", *(f"@{cut}" if cut else "whole list" for cut in cuts)], rows)
 
 
 def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
@@ -234,7 +223,7 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
             for name, value in zip(names, values, strict=True)
         ],
     )
-    table = _table(
+    rows = table(
         ["", "items", "users", "targets", *metrics],
         [
             [name, *(slices[name].get(count) for count in ("items", "users", "targets"))]
@@ -249,9 +238,9 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         "<p>Items by how often they occur in the histories: head, torso and tail each hold about a "
         "third of the interactions; new items do not occur there at all.</p>"
     )
-    return _section(
+    return section(
         "Popular and rare items",
-        f'{explanation}<div class="plots"><figure>{plot}</figure></div>{table}',
+        f"{explanation}{plots([plot])}{rows}",
     )
 
 
@@ -270,81 +259,26 @@ def _examples(examples: Sequence[Example]) -> str:
             f"<div><h4>had, oldest first</h4><ul>{history}</ul></div>"
             f"<div><h4>gets, best first</h4><ol>{items}</ol></div></div></article>"
         )
-    return _section("Recommendations", "".join(blocks))
+    return section("Recommendations", "".join(blocks))
 
 
 def _protocol(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     _, evaluation = _result(evaluations)
     protocol = dict(evaluation.get("protocol", {}))
-    notes = protocol.pop("notes", [])
-    parts = []
-    if notes:
-        listed = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
-        parts.append(f'<ul class="notes">{listed}</ul>')
-    if protocol:
-        parts.append(_table(["rule", "value"], _flat(protocol)))
-    return _section("How it was measured", "".join(parts)) if parts else ""
+    found = [str(note) for note in protocol.pop("notes", [])]
+    rules = settings_table(protocol) if protocol else ""
+    body = notes(found) + rules
+    return section("How it was measured", body) if body else ""
 
 
 def _settings(info: Mapping[str, Any]) -> str:
     groups = {"run": {name: info[name] for name in RUN_FACTS if info.get(name) is not None}}
     groups |= {name: info[name] for name in RUN_GROUPS if info.get(name)}
-    parts = []
-    for name, group in groups.items():
-        table = _table(["name", "value"], _flat(group))
-        opened = " open" if name == "config" else ""
-        parts.append(f"<details{opened}><summary>{name}</summary>{table}</details>")
-    return _section("Settings", "".join(parts))
-
-
-def _section(title: str, body: str) -> str:
-    return f"<section>\n<h2>{escape(title)}</h2>\n{body}\n</section>"
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return a table that scrolls sideways on a narrow screen."""
-    kinds = [
-        ' class="number"' if any(isinstance(row[c], (int, Mean)) for row in rows) else ""
-        for c in range(len(columns))
+    parts = [
+        details(name, settings_table(group), is_open=name == "config")
+        for name, group in groups.items()
     ]
-    head = "".join(
-        f"<th{kind}>{escape(column)}</th>" for kind, column in zip(kinds, columns, strict=True)
-    )
-    lines = [
-        "".join(f"<td{kind}>{_cell(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
-        for row in rows
-    ]
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
-
-
-def _cell(value: object) -> str:
-    """Return the HTML of a cell: counts with commas, means with four decimals."""
-    if isinstance(value, Mean):
-        below = f"<small>{_range(value.interval)}</small>" if value.interval else ""
-        return "-" if value.value is None else f"{value.value:.4f}{below}"
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) else escape(str(value))
-
-
-def _range(interval: tuple[float, float]) -> str:
-    return f"{interval[0]:.4f} to {interval[1]:.4f}"
-
-
-def _flat(values: Mapping[str, Any] | Any, prefix: str = "") -> list[list[str]]:
-    """Return [name, value] rows of a nested dictionary, names joined by dots."""
-    rows = []
-    for name, value in dict(values).items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{name}.")
-        else:
-            text = f"{value:.4g}" if isinstance(value, float) else json.dumps(value)
-            rows.append([f"{prefix}{name}", value if isinstance(value, str) else text])
-    return rows
+    return section("Settings", "".join(parts))
 
 
 def _interval(evaluation: Mapping[str, Any], name: str) -> tuple[float, float] | None:
