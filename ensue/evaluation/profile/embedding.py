@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from ensue.data.cooccurrence import Incidence
 from ensue.data.histories import Histories
 
 ROWS_AT_ONCE = 1 << 18  # interactions multiplied at a time
@@ -33,11 +34,12 @@ def svd_vectors(
     """
     dim = min(dim, num_items, histories.num_users)
     width = min(dim + OVERSAMPLING, num_items)
+    incidence = Incidence.from_histories(histories, num_items)
     basis = torch.randn(num_items + 1, width, generator=generator)
     basis[0] = 0.0
     for _ in range(ITERATIONS):
-        basis = torch.linalg.qr(_gram_times(histories, basis)).Q
-    inner = basis.T @ _gram_times(histories, basis)
+        basis = torch.linalg.qr(_gram_times(incidence, basis)).Q
+    inner = basis.T @ _gram_times(incidence, basis)
     eigenvalues, rotation = torch.linalg.eigh((inner + inner.T) / 2)
     best = eigenvalues.argsort(descending=True)[:dim]
     vectors = basis @ rotation[:, best] * eigenvalues[best].clamp(min=0.0).sqrt()
@@ -55,16 +57,15 @@ def unit_rows(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(is_zero, 0.0, vectors / np.where(is_zero, 1.0, lengths)).astype(np.float32)
 
 
-def _gram_times(histories: Histories, matrix: Tensor) -> Tensor:
-    """Return A^T A times `matrix` [I + 1, K], where A is the binary matrix [U, I + 1]."""
-    size = len(matrix)
+def _gram_times(incidence: Incidence, matrix: Tensor) -> Tensor:
+    """Return A^T A times `matrix` [I + 1, K], where A is the binary matrix [U + 1, I + 1]."""
     product = torch.zeros_like(matrix)
-    for users in histories.user_blocks(ROWS_AT_ONCE):
-        rows, offsets = histories.rows(users)
-        owners = np.repeat(np.arange(len(users)), np.diff(offsets))
-        pairs = np.unique(owners * size + histories.items[rows])
-        owner, item = torch.from_numpy(pairs // size), torch.from_numpy(pairs % size)
-        starts = torch.searchsorted(owner, torch.arange(len(users)))
-        of_users = embedding_bag(item, matrix, starts, mode="sum")
-        product.index_add_(0, item, of_users[owner])
+    offsets = incidence.user_offsets
+    bounds = np.searchsorted(offsets, np.arange(0, max(int(offsets[-1]), 1), ROWS_AT_ONCE))
+    for first, last in zip(bounds, [*bounds[1:], len(offsets) - 1], strict=True):
+        items = torch.from_numpy(incidence.user_items[offsets[first] : offsets[last]])
+        starts = torch.from_numpy(offsets[first : last + 1] - offsets[first])
+        of_users = embedding_bag(items, matrix, starts[:-1].int(), mode="sum")
+        owners = torch.repeat_interleave(torch.arange(last - first), starts.diff())
+        product.index_add_(0, items, of_users[owners])
     return product

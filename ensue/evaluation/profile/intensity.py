@@ -8,7 +8,7 @@ confidence on; the intensity is the number of rules divided by the number of use
 Runs grow by one item at a time out of the runs that have the support, as every part of a run has
 at least the support of the whole. Runs are counted by sorting, some millions at a time.
 
-Shapes: S interactions, P positions where a frequent run starts, G distinct runs.
+Shapes: S interactions, P positions where a frequent run starts, G distinct frequent runs.
 """
 
 from __future__ import annotations
@@ -60,11 +60,17 @@ class Intensity:
         }
 
 
-class _Runs(NamedTuple):
-    """Frequent runs: where each starts [P], which of them it is [P], and its support [G]."""
+class _Log(NamedTuple):
+    """All interactions: user [S], ascending, and item [S]."""
 
-    starts: Ints
-    run: Ints
+    users: NDArray[np.int32]
+    items: NDArray[np.int32]
+
+
+class _Runs(NamedTuple):
+    """Frequent runs: which one starts at each interaction [S], -1 for none, and supports [G]."""
+
+    at: NDArray[np.int32]
     support: Ints
 
 
@@ -85,55 +91,59 @@ def sequential_intensity(
             "sequential_intensity needs max_length >= 1, min_support >= 1 and 0 < min_confidence "
             f"<= 1; got {max_length}, {min_support} and {min_confidence}."
         )
-    rows_of_users, items = histories.flat()
-    users = rows_of_users.astype(np.int32)
-    num_items = int(items.max(initial=0))
-    nothing = np.zeros(len(items), dtype=np.int64)
-    everywhere = _Runs(np.arange(len(items)), nothing, np.zeros(1, dtype=np.int64))
-    runs, _ = _extend(everywhere, 0, users, items, num_items, min_support, min_confidence)
+    users, items = histories.flat()
+    log = _Log(users.astype(np.int32), items)
+    del users
+    runs = _single_items(log, min_support)
     rules = {}
     for length in range(1, max_length + 1):
-        runs, rules[length] = _extend(
-            runs, length, users, items, num_items, min_support, min_confidence
-        )
+        runs, rules[length] = _extend(runs, length, log, min_support, min_confidence)
     return Intensity(rules, int((histories.lengths > 0).sum()), min_support, min_confidence)
 
 
+def _single_items(log: _Log, min_support: int) -> _Runs:
+    """Return the frequent runs of one item."""
+    support = np.zeros(int(log.items.max(initial=0)) + 1, dtype=np.int64)
+    size = len(support)
+    first = 0
+    while first < len(log.users):  # some whole users at a time
+        block = first + ROWS_AT_ONCE
+        last = int(np.searchsorted(log.users, log.users[min(block, len(log.users)) - 1], "right"))
+        keys = log.users[first:last].astype(np.int64) * size + log.items[first:last]
+        support += np.bincount(np.unique(keys) % size, minlength=size)
+        first = last
+    is_frequent = support >= min_support
+    number = np.where(is_frequent, np.cumsum(is_frequent) - 1, -1).astype(np.int32)
+    return _Runs(number[log.items], support[is_frequent])
+
+
 def _extend(
-    runs: _Runs,
-    length: int,
-    users: NDArray[np.int32],
-    items: NDArray[np.int32],
-    num_items: int,
-    min_support: int,
-    min_confidence: float,
+    runs: _Runs, length: int, log: _Log, min_support: int, min_confidence: float
 ) -> tuple[_Runs, int]:
-    """Return the frequent runs with one more item, and how many of them are rules."""
-    has_next = runs.starts + length < len(items)
-    starts, run = runs.starts[has_next], runs.run[has_next]
-    is_same_user = users[starts] == users[starts + length]
-    starts, run = starts[is_same_user], run[is_same_user]
-    parts: list[_Runs] = []
+    """Return the frequent runs with one more item, and how many of them are rules.
+
+    Args:
+        length: items of the runs given.
+    """
+    grown = np.full(len(log.items), -1, dtype=np.int32)
+    has_next = (log.users[length:] == log.users[:-length]) & (runs.at[:-length] >= 0)
+    starts = np.flatnonzero(has_next)
+    run = runs.at[starts]
+    size = int(log.items.max(initial=0)) + 1
+    supports = [np.zeros(0, dtype=np.int64)]
     num_rules = num_runs = 0
     for first, last in _pieces(np.bincount(run, minlength=len(runs.support))):
-        chosen = np.flatnonzero((run >= first) & (run < last))
-        part_starts = starts[chosen]
-        keys = run[chosen] * (num_items + 1) + items[part_starts + length]
-        group, group_keys, support = _group(keys, users[part_starts])
+        chosen = starts[(run >= first) & (run < last)]
+        keys = runs.at[chosen].astype(np.int64) * size + log.items[chosen + length]
+        group, group_keys, support = _group(keys, log.users[chosen])
         is_frequent = support >= min_support
-        if length:
-            confidence = support / runs.support[group_keys // (num_items + 1)]
-            num_rules += int((is_frequent & (confidence >= min_confidence)).sum())
-        number = np.cumsum(is_frequent) - 1 + num_runs
-        is_kept = is_frequent[group]
-        parts.append(_Runs(part_starts[is_kept], number[group[is_kept]], support[is_frequent]))
+        confidence = support / runs.support[group_keys // size]
+        num_rules += int((is_frequent & (confidence >= min_confidence)).sum())
+        number = np.where(is_frequent, np.cumsum(is_frequent) - 1 + num_runs, -1)
+        grown[chosen] = number[group]
+        supports.append(support[is_frequent])
         num_runs += int(is_frequent.sum())
-    if not parts:
-        nothing = np.zeros(0, dtype=np.int64)
-        return _Runs(nothing, nothing, nothing), 0
-    grown = _Runs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    order = np.argsort(grown.starts, kind="stable")  # users ascend, which _group relies on
-    return _Runs(grown.starts[order], grown.run[order], grown.support), num_rules
+    return _Runs(grown, np.concatenate(supports)), num_rules
 
 
 def _pieces(counts: Ints) -> list[tuple[int, int]]:

@@ -62,10 +62,11 @@ def test_order_and_repeats_do_not_matter() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_working_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [5, 30])  # fewer than a user has, and more
+def test_working_in_blocks_changes_nothing(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     lists = [[], *random_lists(40, 30), []]
     expected = vectors_of(lists, 30, dim=5)
-    monkeypatch.setattr(embedding, "ROWS_AT_ONCE", 30)
+    monkeypatch.setattr(embedding, "ROWS_AT_ONCE", rows)
     np.testing.assert_allclose(vectors_of(lists, 30, dim=5), expected, atol=1e-4)
 
 
