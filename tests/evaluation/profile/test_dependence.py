@@ -65,6 +65,27 @@ def test_parts_of_users_have_the_right_means() -> None:
     assert np.isnan(found.products)[3].tolist() == [False, True, True]
 
 
+def test_parts_of_users_are_what_the_users_add() -> None:
+    """They agree with the jackknife, so resampled means of them stand for resampled users."""
+    rng = np.random.default_rng(0)
+    values = stationary(fractional(0.4, 8), num_users=300, dim=4, rng=rng, between=1.0)
+    histories, vectors = vectors_as_items(values)
+    everyone = np.arange(1, 301)
+    found = measure_dependence(histories, histories, everyone, vectors, max_lag=4)
+    for row in range(5):
+        others = np.delete(everyone, row)
+        without = measure_dependence(histories, histories, others, vectors, max_lag=4)
+        for parts, whole, rest in (
+            (found.products, found.total.value, without.total.value),
+            (found.excess, found.total.value - found.total.floor, without.total.value),
+        ):
+            if parts is found.excess:
+                rest = rest - without.total.floor
+            added = 300 * whole - 299 * rest
+            np.testing.assert_allclose(parts[row], added, atol=0.3)
+            assert np.abs(parts[row] - whole).max() > 1.0  # the agreement is not that of means
+
+
 def test_three_pairs_by_hand() -> None:
     """The means are (1, 1/3) and (1, 1/3); the products (2, 0, 2) less 10/9 of them."""
     lists, vectors = (
