@@ -201,7 +201,7 @@ def _dependence(profile: Profile) -> str:
     explanation = (
         "<p>Dep_L is the covariance, summed over the dimensions, of the vectors of a user's last "
         "item and of the item L steps before. The floor is its mean over all permutations of the "
-        "histories: what remains of it is lasting taste, not order. Item vectors: "
+        "histories: as much of it owes nothing to the order. Item vectors: "
         f"{escape(profile.protocol['vectors'])}.</p>"
     )
     names = ["value", "floor", "percentile_5", "percentile_95"]
