@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ensue.errors import EnsueError
     from ensue.evaluation.evaluator import evaluate
     from ensue.evaluation.significance import compare
+    from ensue.runs.profile import Profile, profile
     from ensue.runs.run import Run, load
     from ensue.runs.train import train
     from ensue.runs.tune import tune
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Dataset",
     "EnsueError",
+    "Profile",
     "Run",
     "SyntheticConfig",
     "__version__",
@@ -34,6 +36,7 @@ __all__ = [
     "generate",
     "load",
     "prepare",
+    "profile",
     "train",
     "tune",
 ]
@@ -41,6 +44,7 @@ __all__ = [
 _HOMES = {
     "Dataset": "ensue.data.dataset",
     "EnsueError": "ensue.errors",
+    "Profile": "ensue.runs.profile",
     "Run": "ensue.runs.run",
     "SyntheticConfig": "ensue.data.synthetic",
     "compare": "ensue.evaluation.significance",
@@ -49,6 +53,7 @@ _HOMES = {
     "generate": "ensue.data.synthetic",
     "load": "ensue.runs.run",
     "prepare": "ensue.data.prepare",
+    "profile": "ensue.runs.profile",
     "train": "ensue.runs.train",
     "tune": "ensue.runs.tune",
 }

@@ -14,6 +14,7 @@ import ensue
 SURFACE = [
     "Dataset",
     "EnsueError",
+    "Profile",
     "Run",
     "SyntheticConfig",
     "__version__",
@@ -23,6 +24,7 @@ SURFACE = [
     "generate",
     "load",
     "prepare",
+    "profile",
     "train",
     "tune",
 ]

@@ -22,6 +22,7 @@ from ensue.cli.evaluate import evaluate
 from ensue.cli.fetch import fetch
 from ensue.cli.output import print_text
 from ensue.cli.prepare import prepare
+from ensue.cli.profile import profile
 from ensue.cli.recommend import recommend
 from ensue.cli.report import report
 from ensue.cli.train import train
@@ -83,6 +84,7 @@ def _ensue(
 
 app.command()(prepare)
 app.command()(fetch)
+app.command()(profile)
 app.command()(train)
 app.command()(tune)
 app.command()(evaluate)

@@ -12,7 +12,7 @@ Shapes: U users, R interactions, B batch, S items in a batch of histories, T pad
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,13 +148,18 @@ class Histories:
         users = np.repeat(np.arange(self.num_users + 1), self.lengths)
         return users, self.items[rows]
 
+    def user_blocks(self, max_rows: int) -> Iterator[NDArray[np.int64]]:
+        """Yield all users 0..U in blocks of about `max_rows` interactions, at least one user."""
+        total = max(int(self.lengths.sum()), 1)
+        bounds = np.searchsorted(np.cumsum(self.lengths), np.arange(0, total, max_rows))
+        for first, last in zip(bounds, [*bounds[1:], self.num_users + 1], strict=True):
+            if last > first:
+                yield np.arange(first, last)
+
     def item_counts(self, num_items: int) -> NDArray[np.int64]:
         """Return how often each item occurs [I + 1]."""
         counts = np.zeros(num_items + 1, dtype=np.int64)
-        bounds = np.searchsorted(  # users whose rows, together, are few enough to hold
-            np.cumsum(self.lengths), np.arange(0, max(self.lengths.sum(), 1), COUNT_ROWS)
-        )
-        for first, last in zip(bounds, [*bounds[1:], self.num_users + 1], strict=True):
-            rows, _ = self.rows(np.arange(first, last))
+        for users in self.user_blocks(COUNT_ROWS):
+            rows, _ = self.rows(users)
             counts += np.bincount(self.items[rows], minlength=num_items + 1)
         return counts

@@ -1,4 +1,4 @@
-"""Plots of a run as SVG text to set into a page, drawn by matplotlib (extra "report").
+"""Plots of a page as SVG text to set into a page, drawn by matplotlib (extra "report").
 
 Colors are left to the page: axes and text take `currentColor`, series the CSS variables --series-1
 and --series-2, so one drawing serves a light and a dark page.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 from ensue.errors import ExtraError
 
@@ -39,6 +40,109 @@ _SETTINGS: dict[str, Any] = {
     "xtick.color": _INK,
     "ytick.color": _INK,
 }
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points of a plot, joined or not; points with None are left out.
+
+    series: 0 or 1, the color; None is the color of the text.
+    style: "-" joins the points, "--" does with dashes, "o" does not.
+    """
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float | None]
+    series: int | None = 0
+    style: Literal["-", "--", "o"] = "-"
+
+
+@dataclass(frozen=True)
+class Band:
+    """An area between two curves; points with None are left out."""
+
+    label: str
+    x: Sequence[float]
+    low: Sequence[float | None]
+    high: Sequence[float | None]
+    series: int = 0
+
+
+def draw_lines(
+    title: str,
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    log: Literal["", "x", "xy"] = "",
+    band: Band | None = None,
+) -> str:
+    """Return lines over a common axis, as SVG, with a legend where there are several.
+
+    Args:
+        log: the axes that are logarithmic; points that are not above 0 there are left out.
+    """
+
+    def draw(axes: Any) -> None:
+        _set_log_scales(axes, log)
+        if band is not None:
+            rows = zip(band.x, band.low, band.high, strict=True)
+            shown = [row for row in rows if None not in row]
+            x, low, high = ([row[column] for row in shown] for column in range(3))
+            color = _SERIES[band.series]
+            axes.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0, label=band.label)
+        for line in lines:
+            points = [
+                (x, y)
+                for x, y in zip(line.x, line.y, strict=True)
+                if y is not None and (x > 0 or "x" not in log) and (y > 0 or "y" not in log)
+            ]
+            marks: dict[str, Any] = {"linestyle": line.style, "linewidth": 1.8}
+            if line.style == "o":
+                marks = {"linestyle": "none", "marker": "o", "markersize": 3}
+            color = _INK if line.series is None else _SERIES[line.series]
+            axes.plot(
+                [x for x, _ in points],
+                [y for _, y in points],
+                color=color,
+                label=line.label,
+                **marks,
+            )
+        axes.set_xlabel(x_label)
+        if len(lines) + (band is not None) > 1:
+            axes.legend(frameon=False, fontsize=9)
+
+    return _svg(title, draw, height=3.2)
+
+
+def draw_histogram(title: str, edges: Sequence[int], counts: Sequence[int], *, x_label: str) -> str:
+    """Return a bar from each edge to the next, as SVG, on a logarithmic axis of lengths."""
+
+    def draw(axes: Any) -> None:
+        axes.stairs(counts, edges, fill=True, color=_SERIES[0])
+        _set_log_scales(axes, "x")
+        axes.set_xlabel(x_label)
+        axes.grid(axis="x", visible=False)
+
+    return _svg(title, draw, height=2.6)
+
+
+def draw_bars(
+    title: str, labels: Sequence[str], groups: Mapping[str, Sequence[float]], *, x_label: str
+) -> str:
+    """Return bars side by side for each label, one for each group (two at most), as SVG."""
+
+    def draw(axes: Any) -> None:
+        width = 0.8 / len(groups)
+        for number, (name, values) in enumerate(groups.items()):
+            places = [row + (number + 0.5) * width - 0.4 for row in range(len(labels))]
+            axes.bar(places, values, width, color=_SERIES[number], label=name)
+        axes.set_xticks(range(len(labels)), labels=labels)
+        axes.set_xlabel(x_label)
+        axes.grid(axis="x", visible=False)
+        if len(groups) > 1:
+            axes.legend(frameon=False, fontsize=9)
+
+    return _svg(title, draw, height=2.6)
 
 
 def draw_curve(
@@ -123,7 +227,8 @@ def draw_points(
             _circle(axes, *marked)
         places = [x for points in groups for x, _ in points]
         if log:
-            _use_log_scale(axes, places)
+            _set_log_scales(axes, "x")
+            _use_ticks_in_a_decade(axes, places)
         elif all(isinstance(x, int) for x in places):
             _use_whole_numbers(axes)
         if ticks:
@@ -135,7 +240,7 @@ def draw_points(
 
 
 def has_plots() -> bool:
-    """Return whether plots can be drawn."""
+    """Return whether plots can be drawn: whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
@@ -159,22 +264,29 @@ def _use_whole_numbers(axes: Any) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
 
 
-def _use_log_scale(axes: Any, values: Sequence[float]) -> None:
-    """Put x on a log scale, with ticks in plain numbers; in one decade also at 2 and 5."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+def _use_ticks_in_a_decade(axes: Any, values: Sequence[float]) -> None:
+    """Put ticks at 2 and 5 as well where a logarithmic x spans little more than a decade."""
+    from matplotlib.ticker import LogLocator
 
-    axes.set_xscale("log")
     is_wide = max(values, default=1.0) >= 20 * min(values, default=1.0)
-    axes.xaxis.set_major_locator(
-        LogLocator(subs=(1.0,) if is_wide else (1.0, 2.0, 5.0), numticks=6)
-    )
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    subs = (1.0,) if is_wide else (1.0, 2.0, 5.0)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
 
 
 def _circle(axes: Any, x: float, y: float) -> None:
     style: dict[str, Any] = {"markersize": 10, "markerfacecolor": "none", "linestyle": "none"}
     axes.plot([x], [y], marker="o", markeredgecolor=_INK, **style)
+
+
+def _set_log_scales(axes: Any, names: str) -> None:
+    """Make the axes in `names` ("x", "xy") logarithmic, with plain numbers at the ticks."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    for name in names:
+        axes.set(**{f"{name}scale": "log"})
+        axis = getattr(axes, f"{name}axis")
+        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}" if v >= 1 else f"{v:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _svg(title: str, draw: Callable[[Any], None], *, height: float) -> str:

@@ -20,11 +20,14 @@ from ensue.runs.page import (
     Mean,
     Tile,
     build_page,
-    flat_rows,
-    format_range,
-    make_header,
-    make_section,
-    make_table,
+    details,
+    header,
+    notes,
+    plots,
+    section,
+    settings_table,
+    show_interval,
+    table,
 )
 from ensue.runs.plots import draw_curve, draw_intervals
 from ensue.runs.run import Run
@@ -141,30 +144,23 @@ def _header(
     for name in HEADLINES:
         if name in evaluation.get("metrics", {}):
             interval = _interval(evaluation, name)
-            tiles.append(
-                Tile(
-                    f"{evaluation['metrics'][name]:.4f}",
-                    f"{name}, {split}",
-                    format_range(interval) if interval else "",
-                )
-            )
-    return make_header(title, ", ".join(facts), tiles)
+            below = show_interval(interval) if interval else ""
+            tiles.append(Tile(f"{evaluation['metrics'][name]:.4f}", f"{name}, {split}", below))
+    return header(title, facts, tiles)
 
 
 def _learning(log: Sequence[Mapping[str, Any]], info: Mapping[str, Any]) -> str:
     if not log:
-        return make_section(
-            "Learning", "<p>This model is computed in one go: it has no epochs.</p>"
-        )
+        return section("Learning", "<p>This model is computed in one go: it has no epochs.</p>")
     best_epoch = info.get("best_epoch") or None  # 0 where nothing was validated
     metric = (info.get("training") or {}).get("metric")
     epochs = [int(line["epoch"]) for line in log]
-    plots = [
+    drawings = [
         draw_curve("training loss", epochs, [line["loss"] for line in log], marked_epoch=best_epoch)
     ]
     validated = [line for line in log if metric in line.get("validation", {})]
     if validated:
-        plots.append(
+        drawings.append(
             draw_curve(
                 f"{metric} on validation",
                 [int(line["epoch"]) for line in validated],
@@ -180,18 +176,17 @@ def _learning(log: Sequence[Mapping[str, Any]], info: Mapping[str, Any]) -> str:
         sentence += f", {log[-1]['examples_per_s']:,.0f} examples/s in the last"
     if best_epoch is not None:
         sentence += f"; the weights of epoch {best_epoch} (circled) were kept"
-    figures = "".join(f"<figure>{plot}</figure>" for plot in plots)
-    return make_section("Learning", f'<p>{escape(sentence)}.</p><div class="plots">{figures}</div>')
+    return section("Learning", f"<p>{escape(sentence)}.</p>{plots(drawings)}")
 
 
 def _metrics(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     if not evaluations:
-        return make_section("Metrics", "<p>This run was not evaluated yet.</p>")
+        return section("Metrics", "<p>This run was not evaluated yet.</p>")
     tables = [
         f"<h3>{escape(split)}</h3>{_metric_table(evaluation)}"
         for split, evaluation in evaluations.items()
     ]
-    return make_section("Metrics", "".join(tables))
+    return section("Metrics", "".join(tables))
 
 
 def _metric_table(evaluation: Mapping[str, Any]) -> str:
@@ -206,7 +201,7 @@ def _metric_table(evaluation: Mapping[str, Any]) -> str:
             full_name = f"{name}@{cut}" if cut else name
             row.append(Mean(means.get(full_name), _interval(evaluation, full_name)))
         rows.append(row)
-    return make_table(["", *(f"@{cut}" if cut else "whole list" for cut in cuts)], rows)
+    return table(["", *(f"@{cut}" if cut else "whole list" for cut in cuts)], rows)
 
 
 def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
@@ -228,7 +223,7 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
             for name, value in zip(names, values, strict=True)
         ],
     )
-    table = make_table(
+    rows = table(
         ["", "items", "users", "targets", *metrics],
         [
             [name, *(slices[name].get(count) for count in ("items", "users", "targets"))]
@@ -243,9 +238,9 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         "<p>Items by how often they occur in the histories: head, torso and tail each hold about a "
         "third of the interactions; new items do not occur there at all.</p>"
     )
-    return make_section(
+    return section(
         "Popular and rare items",
-        f'{explanation}<div class="plots"><figure>{plot}</figure></div>{table}',
+        f"{explanation}{plots([plot])}{rows}",
     )
 
 
@@ -264,31 +259,26 @@ def _examples(examples: Sequence[Example]) -> str:
             f"<div><h4>had, oldest first</h4><ul>{history}</ul></div>"
             f"<div><h4>gets, best first</h4><ol>{items}</ol></div></div></article>"
         )
-    return make_section("Recommendations", "".join(blocks))
+    return section("Recommendations", "".join(blocks))
 
 
 def _protocol(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     _, evaluation = _result(evaluations)
     protocol = dict(evaluation.get("protocol", {}))
-    notes = protocol.pop("notes", [])
-    parts = []
-    if notes:
-        listed = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
-        parts.append(f'<ul class="notes">{listed}</ul>')
-    if protocol:
-        parts.append(make_table(["rule", "value"], flat_rows(protocol)))
-    return make_section("How it was measured", "".join(parts)) if parts else ""
+    found = [str(note) for note in protocol.pop("notes", [])]
+    rules = settings_table(protocol) if protocol else ""
+    body = notes(found) + rules
+    return section("How it was measured", body) if body else ""
 
 
 def _settings(info: Mapping[str, Any]) -> str:
     groups = {"run": {name: info[name] for name in RUN_FACTS if info.get(name) is not None}}
     groups |= {name: info[name] for name in RUN_GROUPS if info.get(name)}
-    parts = []
-    for name, group in groups.items():
-        table = make_table(["name", "value"], flat_rows(group))
-        opened = " open" if name == "config" else ""
-        parts.append(f"<details{opened}><summary>{name}</summary>{table}</details>")
-    return make_section("Settings", "".join(parts))
+    parts = [
+        details(name, settings_table(group), is_open=name == "config")
+        for name, group in groups.items()
+    ]
+    return section("Settings", "".join(parts))
 
 
 def _interval(evaluation: Mapping[str, Any], name: str) -> tuple[float, float] | None:

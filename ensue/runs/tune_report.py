@@ -8,15 +8,7 @@ from html import escape
 from itertools import accumulate
 from typing import Any
 
-from ensue.runs.page import (
-    Mean,
-    Tile,
-    build_page,
-    flat_rows,
-    make_header,
-    make_section,
-    make_table,
-)
+from ensue.runs.page import Mean, Tile, build_page, header, plots, section, settings_table, table
 from ensue.runs.plots import draw_points
 
 Trial = Mapping[str, Any]
@@ -54,17 +46,17 @@ def _header(title: str, info: Mapping[str, Any]) -> str:
         Tile(f"{info['seconds']:,.0f} s", "in trials"),
     ]
     facts = f"{len(info['ranges'])} settings searched, on the validation part alone"
-    return make_header(title, facts, tiles)
+    return header(title, [facts], tiles)
 
 
 def _best_settings(info: Mapping[str, Any]) -> str:
-    table = make_table(["setting", "value"], flat_rows(info["best"]["settings"]))
     body = (
-        f"{table}<p>Train with them again:</p><p><code>{escape(info['command'])}</code></p>"
+        f"{settings_table(info['best']['settings'])}"
+        f"<p>Train with them again:</p><p><code>{escape(info['command'])}</code></p>"
         "<p>The best of many values measured on the same part is better than what will come: "
         "evaluate the run on the test part, once.</p>"
     )
-    return make_section("Best settings", body)
+    return section("Best settings", body)
 
 
 def _course(info: Mapping[str, Any], trials: Sequence[Trial]) -> str:
@@ -90,13 +82,13 @@ def _course(info: Mapping[str, Any], trials: Sequence[Trial]) -> str:
         "<p>Filled: complete. Open: pruned, with its best value until then. "
         "Line: the best so far. Circled: the best.</p>"
     )
-    return make_section("The search", f'{legend}<div class="plots"><figure>{plot}</figure></div>')
+    return section("The search", f"{legend}{plots([plot])}")
 
 
 def _settings(info: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     importances = info["importances"]
     names = sorted(info["ranges"], key=lambda name: -importances.get(name, 0.0))
-    figures = "".join(f"<figure>{_plot_setting(name, info, trials)}</figure>" for name in names)
+    drawings = [_plot_setting(name, info, trials) for name in names]
     rows: list[list[object]] = []
     for name in names:
         share = Mean(importances.get(name), None)
@@ -107,8 +99,8 @@ def _settings(info: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     )
     if not importances:
         note = "Too few complete trials to say which setting matters."
-    table = make_table(["setting", "searched", "importance"], rows)
-    return make_section("Settings", f'<p>{note}</p>{table}<div class="plots">{figures}</div>')
+    searched = table(["setting", "searched", "importance"], rows)
+    return section("Settings", f"<p>{note}</p>{searched}{plots(drawings)}")
 
 
 def _plot_setting(name: str, info: Mapping[str, Any], trials: Sequence[Trial]) -> str:
@@ -158,7 +150,7 @@ def _trials(info: Mapping[str, Any], trials: Sequence[Trial]) -> str:
     columns = ["trial", "state", info["metric"], "epochs", "seconds", *names, "why it failed"]
     if not any(trial["reason"] for trial in trials):
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    return make_section("Trials", make_table(columns, rows))
+    return section("Trials", table(columns, rows))
 
 
 def _format(value: object) -> str:

@@ -1,0 +1,1 @@
+"""What a log holds before any model is trained: counts, sequential intensity, dependence."""
