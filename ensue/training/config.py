@@ -25,6 +25,7 @@ class TrainingConfig(Config):
     precision: "bfloat16" runs forward and backward in bfloat16; weights stay float32.
     checkpoint_seconds: time between checkpoints inside an epoch; each epoch ends with one.
     device: "auto" is the GPU where there is one.
+    prefetch: batches made ahead on a thread; 0 makes each when it is due. The numbers are the same.
     tensorboard: also write event files for TensorBoard (extra "track").
     """
 
@@ -43,4 +44,5 @@ class TrainingConfig(Config):
     checkpoint_seconds: float = Field(default=60.0, ge=0)
     seed: int = Field(default=0, ge=0)
     device: str = "auto"
+    prefetch: int = Field(default=0, ge=0)
     tensorboard: bool = False

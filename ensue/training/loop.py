@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,10 @@ from ensue.training.checkpoints import (
 from ensue.training.config import TrainingConfig
 from ensue.training.log import TrainingLog, peak_memory_bytes
 from ensue.training.objective import Batch, Objective
+from ensue.training.prefetch import prefetch
 from ensue.training.schedules import learning_rate
+
+SHOW_SECONDS = 0.5  # between looks at the loss
 
 Validate = Callable[[Model], dict[str, float]]
 OnValidation = Callable[[int, dict[str, float]], None]
@@ -134,8 +137,8 @@ class TrainingLoop:
         self.model.train()
         loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.device)
         examples_before, seconds_before = progress.examples, progress.seconds
-        started = saved = time.perf_counter()
-        for batch in self.objective.batches(progress.epoch, first=progress.batch):
+        started = saved = shown = time.perf_counter()
+        for batch in self._batches(progress):
             size = self.objective.count(batch)
             self._set_learning_rate(progress)
             loss_sum += self._step(batch).double() * size
@@ -144,7 +147,8 @@ class TrainingLoop:
             progress.examples += size
             now = time.perf_counter()
             is_due = now - saved >= self.config.checkpoint_seconds
-            if self._stop_requested or is_due or progress.batch % 100 == 0:
+            if self._stop_requested or is_due or now - shown >= SHOW_SECONDS:
+                shown = now
                 progress.loss_sum = self._finite(loss_sum, progress)
                 progress.seconds = seconds_before + now - started
                 advance(
@@ -161,6 +165,15 @@ class TrainingLoop:
         progress.loss_sum = self._finite(loss_sum, progress)
         progress.seconds = seconds_before + time.perf_counter() - started
         advance(progress.examples - examples_before, epoch=progress.epoch)
+
+    def _batches(self, progress: Progress) -> Iterator[Batch]:
+        """Yield what is left of the epoch."""
+        batches = self.objective.batches(progress.epoch, first=progress.batch)
+        if not self.config.prefetch:
+            yield from batches
+            return
+        with closing(prefetch(batches, self.config.prefetch)) as ahead:
+            yield from ahead
 
     def _step(self, batch: Batch) -> torch.Tensor:
         """Take one optimizer step and return the loss, still on the device."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +158,37 @@ def test_stop_training_gives_up_and_can_be_resumed(dataset: Dataset, tmp_path: P
     resumed = train("bpr", dataset, out=tmp_path / "run", resume=True, **settings)
     whole = train("bpr", dataset, out=tmp_path / "whole", **settings)
     assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_prefetch_changes_no_number(dataset: Dataset, tmp_path: Path) -> None:
+    settings = {**FAST, "loss": "gbce", "num_negatives": 4}
+    runs = [
+        train("sasrec", dataset, out=tmp_path / str(depth), prefetch=depth, **settings)
+        for depth in (0, 3)
+    ]
+    assert torch.equal(weights(runs[0]), weights(runs[1]))
+
+
+@pytest.mark.parametrize("decay", ["none", "linear", "cosine"])
+def test_the_learning_rate_warms_up_and_decays(
+    decay: str, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = []
+    step = TrainingLoop._step
+
+    def watched(loop: TrainingLoop, batch: object) -> torch.Tensor:
+        rates.append(loop.optimizer.param_groups[0]["lr"])
+        return step(loop, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TrainingLoop, "_step", watched)
+    train(
+        "caser", dataset, out=tmp_path / "run", learning_rate=0.1, decay=decay, warmup_steps=4,
+        **{**FAST, "epochs": 3},
+    )  # fmt: skip
+    assert rates[:4] == sorted(rates[:4])
+    assert rates[1] > 1.5 * rates[0]
+    done = (len(rates) - 1) / len(rates)
+    expected = {"none": 1, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+    assert rates[-1] == pytest.approx(0.1 * expected[decay], abs=0.005)
+    halfway = {"none": 0.1, "linear": 0.05, "cosine": 0.05}[decay]
+    assert rates[len(rates) // 2] == pytest.approx(halfway, rel=0.1)

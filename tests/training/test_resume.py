@@ -33,7 +33,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return make_dataset(path, [h.tolist() for h in histories], split="ratio", num_items=30)
 
 
-@pytest.fixture(scope="module", params=["caser", "bpr"])
+@pytest.fixture(scope="module", params=["caser", "bpr", "sasrec"])
 def undisturbed(
     request: pytest.FixtureRequest, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
