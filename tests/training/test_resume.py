@@ -23,6 +23,8 @@ from ensue.training.loop import TrainingLoop
 from tests.helpers import make_dataset
 
 SETTINGS = {"dim": 8, "batch_size": 16, "epochs": 4, "patience": None, "checkpoint_seconds": 0.0}
+# An example of SASRec is a whole history: smaller batches, to have as many of them.
+OF_MODEL = {name: SETTINGS for name in ("caser", "bpr")} | {"sasrec": {**SETTINGS, "batch_size": 2}}
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +35,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return make_dataset(path, [h.tolist() for h in histories], split="ratio", num_items=30)
 
 
-@pytest.fixture(scope="module", params=["caser", "bpr", "sasrec"])
+@pytest.fixture(scope="module", params=OF_MODEL)
 def undisturbed(
     request: pytest.FixtureRequest, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
     out = tmp_path_factory.mktemp("runs") / request.param
-    return train(request.param, dataset, out=out, **SETTINGS)
+    return train(request.param, dataset, out=out, **OF_MODEL[request.param])
 
 
 def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int, error: BaseException) -> None:
@@ -83,10 +85,10 @@ def test_resume_inside_an_epoch(
     with monkeypatch.context() as patch:
         stop_after(patch, batches, OSError("gone"))
         with pytest.raises(OSError, match="gone"):
-            train(model, dataset, out=tmp_path / "run", **SETTINGS)
+            train(model, dataset, out=tmp_path / "run", **OF_MODEL[model])
     with pytest.raises(RunError, match="--resume"):
         Run(tmp_path / "run")
-    run = train(model, dataset, out=tmp_path / "run", resume=True, **SETTINGS)
+    run = train(model, dataset, out=tmp_path / "run", resume=True, **OF_MODEL[model])
     assert_same_run(run, undisturbed)
 
 
@@ -128,10 +130,10 @@ def test_a_log_line_cut_off_by_a_crash_is_dropped(
     with monkeypatch.context() as patch:
         stop_after(patch, 40, OSError("gone"))
         with pytest.raises(OSError, match="gone"):
-            train(model, dataset, out=tmp_path / "run", **SETTINGS)
+            train(model, dataset, out=tmp_path / "run", **OF_MODEL[model])
     with (tmp_path / "run" / "log.jsonl").open("a") as file:
         file.write('{"epoch": 9, "loss": 0.1}\n{"epo')
-    run = train(model, dataset, out=tmp_path / "run", resume=True, **SETTINGS)
+    run = train(model, dataset, out=tmp_path / "run", resume=True, **OF_MODEL[model])
     assert_same_run(run, undisturbed)
 
 
