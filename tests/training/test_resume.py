@@ -177,6 +177,6 @@ def test_same_seed_same_weights_and_another_seed_others(
 ) -> None:
     model = undisturbed.info["model"]
     torch.rand(1)  # the state of the global generator has no influence
-    assert_same_run(train(model, dataset, out=tmp_path / "a", **SETTINGS), undisturbed)
-    other = train(model, dataset, out=tmp_path / "b", seed=1, **SETTINGS).model.state_dict()
+    assert_same_run(train(model, dataset, out=tmp_path / "a", **OF_MODEL[model]), undisturbed)
+    other = train(model, dataset, out=tmp_path / "b", seed=1, **OF_MODEL[model]).model.state_dict()
     assert any(not torch.equal(other[n], w) for n, w in undisturbed.model.state_dict().items())
