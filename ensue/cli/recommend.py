@@ -9,6 +9,7 @@ import typer
 
 if TYPE_CHECKING:
     from ensue.runs.recommend import Recommendation
+    from ensue.runs.run import Run
 
 
 def recommend(
@@ -35,6 +36,10 @@ def recommend(
         Path | None,
         typer.Option(help='JSON lines, each {"user": ID} or {"history": [ID, ...]}.'),
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="Read item ids from standard input; answer after each."),
+    ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="JSON lines, one answer a request.")
     ] = None,
@@ -64,10 +69,17 @@ def recommend(
         else:
             print_text(f"{count:,} answers are in {output}.")
         return
+    if follow:
+        if output is not None or history or len(user or []) > 1:
+            raise UsageError("--follow takes at most one --user, and no --history or -o beside it.")
+        _follow(opened, user[0] if user else None, options, as_json)
+        return
     if output is not None:
         raise UsageError("-o FILE goes with --batch FILE.")
     if not user and not history:
-        raise UsageError("ensue recommend needs --user ID, --history ID,ID,... or --batch FILE.")
+        raise UsageError(
+            "ensue recommend needs --user ID, --history ID,ID,..., --batch FILE or --follow."
+        )
     histories = [[item for item in text.split(",") if item] for text in history or []]
     answers = opened.recommend(users=user or None, histories=histories or None, **options)
     if as_json:
@@ -76,6 +88,23 @@ def recommend(
         return
     for answer in answers:
         _print_answer(answer, opened.item_names())
+
+
+def _follow(run: Run, user: str | None, options: dict[str, Any], as_json: bool) -> None:
+    """Read one item id a line, and write the answer to the history so far after each."""
+    import sys
+
+    from ensue.cli.output import print_json
+
+    follower, names = run.follow(user), run.item_names()
+    for line in sys.stdin:
+        if item := line.strip():
+            follower.add(item)
+            answer = follower.recommend(**options)
+            if as_json:
+                print_json(answer.to_dict())
+            else:
+                _print_answer(answer, names)
 
 
 def _print_answer(answer: Recommendation, names: dict[str, str]) -> None:

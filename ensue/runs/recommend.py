@@ -106,6 +106,35 @@ class Recommender:
             answers.extend(self._answer(requests[start : start + size], k, exclude_seen, hidden))
         return answers
 
+    def answer(
+        self,
+        scores: Tensor | None,
+        *,
+        items: Sequence[str | int],
+        user: str | int | None = None,
+        unknown_items: Sequence[str] = (),
+        k: int = 10,
+        exclude_seen: bool = True,
+        allow: Iterable[str | int] | None = None,
+        deny: Iterable[str | int] | None = None,
+    ) -> Recommendation:
+        """Return the recommendation for one history, whose scores [I + 1] may be known already.
+
+        Args:
+            items: raw ids of the history, all in the catalogue.
+            user: whose history it is, known or not.
+        """
+        if k < 1:
+            raise UsageError(f"recommend needs k >= 1; got {k}.")
+        dense_user = 0 if user is None else int(self.user_ids.to_dense([user])[0])
+        raw_user = None if user is None else str(user)
+        request = _Request(dense_user, self.item_ids.to_dense(items), raw_user, list(unknown_items))
+        hidden = self._hidden(allow, deny)
+        if scores is None:
+            return self._answer([request], k, exclude_seen, hidden)[0]
+        checked = _finite(scores.float().cpu()[None])
+        return self._select(checked, [request], k, exclude_seen, hidden)[0]
+
     def _of_users(self, users: Sequence[str | int]) -> list[_Request]:
         dense = self.user_ids.to_dense(users)
         return [
@@ -141,6 +170,17 @@ class Recommender:
         first = [0 if max_len is None else max(len(r.items) - max_len, 0) for r in requests]
         read = [r.items[start:] for r, start in zip(requests, first, strict=True)]
         scores = self._score(HistoryBatch.from_lists(read, users=[r.user for r in requests]))
+        return self._select(scores, requests, k, exclude_seen, hidden)
+
+    def _select(
+        self,
+        scores: Tensor,
+        requests: list[_Request],
+        k: int,
+        exclude_seen: bool,
+        hidden: NDArray[np.bool_],
+    ) -> list[Recommendation]:
+        """Return the best items of each row of scores [B, I + 1], which is written to."""
         scores[:, torch.from_numpy(hidden)] = -torch.inf
         if exclude_seen:
             rows = np.repeat(np.arange(len(requests)), [len(r.items) for r in requests])
@@ -165,12 +205,17 @@ class Recommender:
         device = next((t.device for t in self.model.state_dict().values()), torch.device("cpu"))
         with torch.inference_mode():
             scores = self.model.score(batch.to(device)).float().cpu()
-        if not scores[:, 1:].isfinite().all():
-            raise RunError(
-                "scores must be finite; the model gave NaN or infinity. Train it again, with a "
-                "lower learning rate if its loss grew."
-            )
-        return scores.clone()  # outside of inference mode, where it may be written to
+        return _finite(scores)
+
+
+def _finite(scores: Tensor) -> Tensor:
+    """Return a copy of scores [B, I + 1] that may be written to, after checking that all are."""
+    if not scores[:, 1:].isfinite().all():
+        raise RunError(
+            "scores must be finite; the model gave NaN or infinity. Train it again, with a "
+            "lower learning rate if its loss grew."
+        )
+    return scores.clone()  # outside of inference mode
 
 
 def top_items(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -35,6 +35,7 @@ from ensue.evaluation.result import Evaluation
 from ensue.files import atomic_file, write_json
 from ensue.models.base import Model
 from ensue.models.table import get_method
+from ensue.runs.follow import Follower
 from ensue.runs.recommend import Recommendation, Recommender
 from ensue.training.checkpoints import load_tensors, save_tensors
 from ensue.training.log import read_log
@@ -123,6 +124,14 @@ class Run:
             allow=allow,
             deny=deny,
         )
+
+    def follow(self, user: str | int | None = None) -> Follower:
+        """Return a follower of one history: events are added as they happen, answers at any time.
+
+        Args:
+            user: begins with what the run stores of this user; None begins without events.
+        """
+        return Follower(self.recommender, user)
 
     def evaluate(
         self,

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import ensue
 from ensue.cli.main import app
-from ensue.errors import EnsueError
+from ensue.errors import EnsueError, UsageError
 
 FAST = ["--set", "epochs=2", "--set", "dim=8"]
 
@@ -138,3 +138,15 @@ def test_wrong_use_is_one_sentence(
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_follow_answers_after_each_event(folder: Path) -> None:
+    run = ensue.load(folder / "caser")
+    items = run.item_table["raw_id"].to_list()[:2]
+    command = ["recommend", str(folder / "caser"), "--follow", "-k", "3", "--json"]
+    result = CliRunner().invoke(app, command, input="\n".join(items) + "\n\n")
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    expected = [run.recommend(histories=[items[:n]], k=3)[0].items for n in (1, 2)]
+    assert [answer["items"] for answer in answers] == expected
+    with pytest.raises(UsageError, match="--follow takes at most one --user"):
+        CliRunner().invoke(app, [*command, "--history", "x"], catch_exceptions=False)

@@ -14,6 +14,7 @@ from ensue.data.dataset import Dataset
 from ensue.errors import ConfigError, RunError, UsageError
 from ensue.models.table import METHODS
 from ensue.runs.batches import recommend_file
+from ensue.runs.recommend import Recommendation
 from ensue.runs.run import Run, load
 from ensue.runs.train import train
 from tests.helpers import make_dataset
@@ -72,6 +73,32 @@ def test_a_request_alone_and_among_others(run: Run) -> None:
         (alone,) = run.recommend(users=[user], k=5)
         assert alone.items == answer.items
         np.testing.assert_allclose(alone.scores, answer.scores, rtol=1e-5, atol=1e-6)
+
+
+def assert_same_answer(answer: Recommendation, expected: Recommendation) -> None:
+    assert answer.items == expected.items
+    assert answer.scores == pytest.approx(expected.scores, rel=1e-4, abs=1e-5)
+    assert (answer.user, answer.is_known) == (expected.user, expected.is_known)
+    assert answer.unknown_items == expected.unknown_items
+
+
+def test_a_followed_history_is_answered_like_the_whole_of_it(run: Run) -> None:
+    follower = run.follow()
+    events = ["i3", "i5", "nothing", "i9", "i3"]
+    options = {"k": 4, "deny": ["i7"], "allow": [f"i{n}" for n in range(1, 20)]}
+    for count in range(len(events) + 1):
+        (expected,) = run.recommend(histories=[events[:count]], **options)
+        assert_same_answer(follower.recommend(**options), expected)
+        if count < len(events):
+            assert follower.add(events[count]) == (events[count] != "nothing")
+
+
+def test_following_a_user_begins_with_what_is_stored(run: Run) -> None:
+    for user in ("u4", "nobody"):
+        (expected,) = run.recommend(users=[user], k=5)
+        assert_same_answer(run.follow(user).recommend(k=5), expected)
+    with pytest.raises(UsageError, match="k >= 1; got 0"):
+        run.follow().recommend(k=0)
 
 
 def test_exclude_seen_allow_and_deny(caser: Run) -> None:
