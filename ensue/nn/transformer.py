@@ -35,28 +35,37 @@ class KeyValues:
 
 
 class CausalSelfAttention(nn.Module):
-    """Scaled dot-product attention over the positions up to one's own."""
+    """Scaled dot-product attention over the positions up to one's own.
 
-    def __init__(self, dim: int, *, num_heads: int) -> None:
+    Args:
+        rotary: turn queries and keys by an angle that grows with their position (Su et al.,
+            "RoFormer", 2021, arXiv:2104.09864), so that attention knows how far apart two are.
+    """
+
+    def __init__(self, dim: int, *, num_heads: int, rotary: bool = False) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(
                 f"CausalSelfAttention needs dim to be a multiple of num_heads; got {dim} and "
                 f"{num_heads}"
             )
-        self.num_heads = num_heads
+        if rotary and dim // num_heads % 2:
+            raise ValueError(
+                f"CausalSelfAttention with rotary needs heads of even width; got {dim // num_heads}"
+            )
+        self.num_heads, self.rotary = num_heads, rotary
         self.query_key_value = nn.Linear(dim, 3 * dim)
         self.output = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, T, D] for x [B, T, D]."""
-        query, key, value = self._split(x)
+        query, key, value = self._split(x, first=0)
         read = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         return self._merge(read)
 
     def step(self, x: Tensor, past: KeyValues) -> tuple[Tensor, KeyValues]:
         """Return the output [B, 1, D] for the next position x [B, 1, D], and what to remember."""
-        query, key, value = self._split(x)
+        query, key, value = self._split(x, first=past.keys.shape[2])
         past = past.append(key, value)
         read = F.scaled_dot_product_attention(query, past.keys, past.values)
         return self._merge(read), past
@@ -67,23 +76,42 @@ class CausalSelfAttention(nn.Module):
         empty = self.output.weight.new_zeros(num_sequences, self.num_heads, 0, width)
         return KeyValues(empty, empty)
 
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values [B, H, T, E]."""
+    def _split(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values [B, H, T, E] of the positions first, first + 1, ..."""
         parts = self.query_key_value(x).unflatten(2, (3, self.num_heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4)
+        if self.rotary:
+            turn = rotation(first, x.shape[1], query.shape[3], like=query)
+            query, key = rotate(query, turn), rotate(key, turn)
         return query, key, value
 
     def _merge(self, read: Tensor) -> Tensor:
         return self.output(read.transpose(1, 2).flatten(2))
 
 
+def rotation(first: int, num_positions: int, width: int, *, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cosine and sine [T, E / 2] of the angles of the positions first, first + 1, ..."""
+    pairs = torch.arange(0, width, 2, device=like.device, dtype=torch.float64)
+    positions = torch.arange(first, first + num_positions, device=like.device, dtype=torch.float64)
+    angles = positions[:, None] * 10_000.0 ** (-pairs / width)
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def rotate(x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+    """Return x [..., T, E] with coordinates (e, e + E / 2) turned as a pair."""
+    (cosine, sine), (left, right) = turn, x.chunk(2, dim=-1)
+    return torch.cat([left * cosine - right * sine, right * cosine + left * sine], dim=-1)
+
+
 class TransformerBlock(nn.Module):
     """Attention, then a feed-forward network at each position; both added to their input."""
 
-    def __init__(self, dim: int, *, num_heads: int, hidden_dim: int, dropout: float) -> None:
+    def __init__(
+        self, dim: int, *, num_heads: int, hidden_dim: int, dropout: float, rotary: bool = False
+    ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(dim)
-        self.attention = CausalSelfAttention(dim, num_heads=num_heads)
+        self.attention = CausalSelfAttention(dim, num_heads=num_heads, rotary=rotary)
         self.feedforward_norm = nn.LayerNorm(dim)
         self.expand = nn.Linear(dim, hidden_dim)
         self.contract = nn.Linear(hidden_dim, dim)
@@ -109,11 +137,19 @@ class CausalTransformer(nn.Module):
     """Blocks one after the other, and a last normalization."""
 
     def __init__(
-        self, dim: int, *, num_heads: int, num_blocks: int, hidden_dim: int, dropout: float
+        self,
+        dim: int,
+        *,
+        num_heads: int,
+        num_blocks: int,
+        hidden_dim: int,
+        dropout: float,
+        rotary: bool = False,
     ) -> None:
         super().__init__()
+        settings = {"num_heads": num_heads, "hidden_dim": hidden_dim}
         blocks = [
-            TransformerBlock(dim, num_heads=num_heads, hidden_dim=hidden_dim, dropout=dropout)
+            TransformerBlock(dim, **settings, dropout=dropout, rotary=rotary)
             for _ in range(num_blocks)
         ]
         self.blocks = cast("Sequence[TransformerBlock]", nn.ModuleList(blocks))

@@ -24,6 +24,11 @@ CASES: dict[str, Callable[[], SequenceModel]] = {
     "sasrec": lambda: SASRec(
         SASRecConfig(dim=8, num_heads=2, max_len=MAX_LEN), num_users=5, num_items=NUM_ITEMS
     ),
+    "sasrec-rotary": lambda: SASRec(
+        SASRecConfig(dim=8, num_heads=2, max_len=MAX_LEN, positions="rotary"),
+        num_users=5,
+        num_items=NUM_ITEMS,
+    ),
 }
 
 

@@ -11,6 +11,7 @@ Shapes: B batch, T positions, D width, I items. Item 0 is padding.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -26,6 +27,8 @@ class SASRecConfig(SequenceConfig):
     """Settings of SASRec.
 
     hidden_dim: width of the feed-forward networks; None is `dim`, as in the paper.
+    positions: "learned" adds a vector for each place, as in the paper; "rotary" lets attention know
+        how far apart two events are, and nothing else.
     """
 
     dim: int = Field(default=64, ge=1)
@@ -33,6 +36,7 @@ class SASRecConfig(SequenceConfig):
     num_heads: int = Field(default=1, ge=1)
     hidden_dim: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=0.99)
+    positions: Literal["learned", "rotary"] = "learned"
 
     @model_validator(mode="after")
     def _heads_divide(self) -> SASRecConfig:
@@ -59,7 +63,8 @@ class SASRec(SequenceModel):
         dim = config.dim
         self.max_len = config.max_len
         self.item_embedding = nn.Parameter(torch.randn(num_items + 1, dim) * INIT_STD)
-        self.position_embedding = nn.Parameter(torch.randn(config.max_len, dim) * INIT_STD)
+        if config.positions == "learned":
+            self.position_embedding = nn.Parameter(torch.randn(config.max_len, dim) * INIT_STD)
         self.dropout = Dropout(config.dropout)
         self.transformer = CausalTransformer(
             dim,
@@ -67,6 +72,7 @@ class SASRec(SequenceModel):
             num_blocks=config.num_blocks,
             hidden_dim=config.hidden_dim or dim,
             dropout=config.dropout,
+            rotary=config.positions == "rotary",
         )
         self.item_embedding.data[0] = 0
 
@@ -95,9 +101,11 @@ class SASRec(SequenceModel):
         return encoded[0, 0], SASRecState(items, past)
 
     def _inputs(self, items: Tensor, first: int) -> Tensor:
-        """Return item and position vectors, added up [B, T, D]; positions begin at `first`."""
+        """Return what the first block reads [B, T, D]; positions begin at `first`."""
         vectors = gather_rows(self.item_embedding, items, padding_idx=0) * self.config.dim**0.5
-        return self.dropout(vectors + self.position_embedding[first : first + items.shape[1]])
+        if self.config.positions == "learned":
+            vectors = vectors + self.position_embedding[first : first + items.shape[1]]
+        return self.dropout(vectors)
 
 
 INIT_STD = 0.02  # of both tables, as usual for transformers
