@@ -13,6 +13,8 @@ from ensue.models.baselines.item_knn import ItemKNN
 from ensue.models.baselines.markov import Markov
 from ensue.models.baselines.popularity import Popularity
 from ensue.models.sequential.caser import Caser
+from ensue.models.sequential.gru4rec import GRU4Rec
+from ensue.models.sequential.m3 import M3
 from ensue.models.sequential.sasrec import SASRec
 
 
@@ -53,6 +55,15 @@ METHODS: dict[str, Method] = {
     "sasrec": Method(
         SASRec,
         defaults={"batch_size": 128, "weight_decay": 0.0},
+    ),
+    "gru4rec": Method(
+        GRU4Rec,
+        defaults={"batch_size": 128, "weight_decay": 0.0, "clip_norm": 1.0},
+    ),
+    "m3": Method(
+        M3,
+        presets={"m3r": {}, "m3c": {"short": "conv"}},
+        defaults={"batch_size": 128, "clip_norm": 1.0},
     ),
     "bpr": Method(BPR),
     "popularity": Method(Popularity),
