@@ -30,6 +30,7 @@ from ensue.nn.ranges import (
     TinyRange,
 )
 
+PART_NAMES = {"t": "tiny", "s": "short", "l": "long"}
 State = tuple[Tensor, ...]  # what each encoder keeps of the past
 
 
@@ -90,6 +91,11 @@ class M3(SequenceModel):
     def output_bias(self) -> nn.Parameter:
         """The bias [I + 1] of the items' scores."""
         return self.item_bias
+
+    @property
+    def gate_names(self) -> list[str]:
+        """What is behind each gate, in the order of `open_gates`."""
+        return [PART_NAMES[part] for part in self.config.parts]
 
     def encode(self, items: Tensor) -> Tensor:
         """Return the query behind every event [B, T, D] of items [B, T]."""
