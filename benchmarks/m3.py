@@ -27,8 +27,8 @@ from ensue.data.dataset import Dataset
 
 SOURCE = Path(__file__).parents[2] / "shared" / "data" / "ml-1m" / "sequences.txt.gz"
 KS = (5, 10, 20)
-# With 128 histories a step an epoch of these 6,040 has 47 steps: the first epochs stay at popularity,
-# where early stopping would end them.
+# With 128 histories a step an epoch of these 6,040 has 47 steps: the first epochs stay at
+# popularity, where early stopping would end them.
 SETTINGS: dict[str, Any] = {
     "max_len": 200,
     "batch_size": 16,

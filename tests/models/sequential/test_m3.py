@@ -15,6 +15,8 @@ from ensue.losses.full_softmax import full_softmax_loss
 from ensue.losses.sampled_softmax import sampled_softmax_loss
 from ensue.models.sequential.m3 import M3, M3Config
 from ensue.models.table import get_preset
+from ensue.training.objectives import make_objective
+from tests.contracts.planted import histories_of
 
 LAST = torch.tensor([1.0, 1.0], dtype=torch.float64)
 ITEMS = [3, 9, 3, 1, 7, 4]
@@ -241,3 +243,16 @@ def test_names_of_variants() -> None:
     assert make_config(M3Config, {"short": get_preset("m3", "m3c")["short"]}).short == "conv"
     with pytest.raises(ConfigError, match=r"M3Config\.parts: .*'tsl'; got 'st'"):
         make_config(M3Config, {"parts": "st"})
+
+
+def test_training_in_bfloat16_gives_nearly_the_same_loss() -> None:
+    torch.manual_seed(0)
+    model = M3(M3Config(dim=16, gates="top"), num_users=3, num_items=9).eval()
+    objective = make_objective(model, histories_of([ITEMS, [2, 5, 8]]), batch_size=2, seed=0)
+    (batch,) = objective.batches(1)
+    whole = objective.loss(model, batch).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = objective.loss(model, batch)
+    loss.backward()
+    assert loss.item() == pytest.approx(whole, rel=0.01)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
