@@ -138,7 +138,7 @@ class AttentionRange(nn.Module):
             return F.scaled_dot_product_attention(keys, keys, keys, is_causal=True)[:, 0]
         length = x.shape[1]
         is_read = torch.ones(length, length, dtype=torch.bool, device=x.device).tril(-1)
-        return _attend(x, x, is_read.expand(len(x), -1, -1))
+        return _attend(x, x, is_read[None])
 
     def last(self, x: Tensor, last: Tensor) -> Tensor:
         """Return the vectors [B, D] at the positions `last` [B]: one row of weights for each."""
@@ -161,9 +161,12 @@ class AttentionRange(nn.Module):
 
 
 def _attend(queries: Tensor, x: Tensor, is_read: Tensor) -> Tensor:
-    """Return [B, Q, D]: queries [B, Q, D] over those of x [B, T, D] that is_read [B, Q, T] names.
+    """Return [B, Q, D]: queries [B, Q, D] over those of x [B, T, D] that is_read names.
 
-    A query that names nothing has the result zero.
+    A query that reads nothing has the result zero.
+
+    Args:
+        is_read: [B, Q, T], or [1, Q, T] for all.
     """
     is_some = is_read.any(dim=2, keepdim=True)
     mask = is_read | ~is_some  # where nothing is read, a softmax over nothing would be NaN
