@@ -11,7 +11,9 @@ import typer
 def train(
     model: Annotated[
         str,
-        typer.Argument(help="caser, sasrec, bpr, popularity, item_knn, markov or ease."),
+        typer.Argument(
+            help="caser, sasrec, gru4rec, m3, bpr, popularity, item_knn, markov or ease."
+        ),
     ],
     data: Annotated[Path, typer.Argument(help="Dataset folder made by ensue prepare.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],

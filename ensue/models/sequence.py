@@ -81,6 +81,13 @@ class SequenceModel(Model):
         Query t depends on items 0..t alone.
         """
 
+    def encode_last(self, items: Tensor, last: Tensor) -> Tensor:
+        """Return the query [B, D] behind the events `last` [B] of items [B, T], as `encode` does.
+
+        A model overrides it where one query costs less than all of them.
+        """
+        return self.encode(items)[torch.arange(len(items), device=items.device), last]
+
     @abstractmethod
     def start(self) -> Any:
         """Return the state of a history without events."""
@@ -119,10 +126,6 @@ class SequenceModel(Model):
             longest = int(lengths[order[first]])
             rows = order[first : first + max(1, SCORED_TOKENS // longest)]
             items = batch.right_padded(rows, longest)
-            encoded = self.encode(items)
-            ends = lengths[rows] - 1
-            queries[rows] = encoded[torch.arange(len(rows), device=ends.device), ends].to(
-                queries.dtype
-            )
+            queries[rows] = self.encode_last(items, lengths[rows] - 1).to(queries.dtype)
             first += len(rows)
         return queries, lengths

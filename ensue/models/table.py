@@ -13,6 +13,8 @@ from ensue.models.baselines.item_knn import ItemKNN
 from ensue.models.baselines.markov import Markov
 from ensue.models.baselines.popularity import Popularity
 from ensue.models.sequential.caser import Caser
+from ensue.models.sequential.gru4rec import GRU4Rec
+from ensue.models.sequential.m3 import M3
 from ensue.models.sequential.sasrec import SASRec
 from ensue.models.space import Range, Space
 
@@ -76,6 +78,26 @@ METHODS: dict[str, Method] = {
             "dim": Range(32, 128, log=True),
             "num_blocks": Range(1, 3),
             "dropout": Range(0.0, 0.6),
+        },
+    ),
+    "gru4rec": Method(
+        GRU4Rec,
+        defaults={"batch_size": 128, "weight_decay": 0.0, "clip_norm": 1.0},
+        space={
+            "learning_rate": Range(3e-4, 5e-3, log=True),
+            "dim": Range(32, 128, log=True),
+            "num_layers": Range(1, 2),
+            "dropout": Range(0.0, 0.5),
+        },
+    ),
+    "m3": Method(
+        M3,
+        presets={"m3r": {}, "m3c": {"short": "conv"}},
+        defaults={"batch_size": 128, "clip_norm": 1.0},
+        space={
+            "learning_rate": Range(3e-4, 5e-3, log=True),
+            "dim": Range(32, 128, log=True),
+            "dropout": Range(0.0, 0.5),
         },
     ),
     "bpr": Method(BPR, space={**_TRAINING_SPACE, "dim": Range(16, 256, log=True)}),

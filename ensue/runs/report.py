@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from ensue.evaluation.gates import measure_gates
 from ensue.evaluation.slices import SLICES
 from ensue.files import atomic_file
+from ensue.models.sequential.m3 import M3
 from ensue.runs.page import (
     Mean,
     Tile,
@@ -54,6 +56,7 @@ def build_html(
     log: Sequence[Mapping[str, Any]],
     evaluations: Mapping[str, Mapping[str, Any]],
     examples: Sequence[Example],
+    gates: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return the report as HTML text.
 
@@ -61,6 +64,7 @@ def build_html(
         info: run.json.
         log: the lines of log.jsonl; empty for a model that is not trained in epochs.
         evaluations: split ("validation", "test") -> its evaluation, as `Evaluation.to_dict`.
+        gates: by history length, as `GateSlice.to_dict`; empty for a model without gates.
 
     Raises:
         ExtraError: matplotlib is not installed.
@@ -74,6 +78,7 @@ def build_html(
             _learning(log, info),
             _metrics(evaluations),
             _slices(evaluations),
+            _gates(gates),
             _examples(examples),
             _protocol(evaluations),
             _settings(info),
@@ -90,7 +95,11 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
     """
     path = run.path / "report.html" if out is None else Path(out)
     evaluations = {split: stored.to_dict() for split, stored in run.evaluations().items()}
-    html = build_html(run.info, run.log(), evaluations, make_examples(run))
+    gates = []
+    if isinstance(run.model, M3) and run.model.gate is not None:
+        measured = measure_gates(run.model, run.recommender.histories)
+        gates = [part.to_dict() for part in measured]
+    html = build_html(run.info, run.log(), evaluations, make_examples(run), gates)
     with atomic_file(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return path
@@ -242,6 +251,32 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         "Popular and rare items",
         f"{explanation}{plots([plot])}{rows}",
     )
+
+
+def _gates(gates: Sequence[Mapping[str, Any]]) -> str:
+    """Return a plot for each gate, and a table: means, and deviations across requests."""
+    if not gates:
+        return ""
+    *by_length, everything = gates
+    lengths = [f"{part['first']:,} to {part['last']:,}" for part in by_length]
+    drawings, rows = [], []
+    for name in everything["means"]:
+        pairs = [(part["means"][name], part["deviations"][name]) for part in by_length]
+        spans = [(max(mean - spread, 0.0), min(mean + spread, 1.0)) for mean, spread in pairs]
+        title = f"gate of the {name} range by length of the history"
+        drawings.append(draw_intervals(title, lengths, [mean for mean, _ in pairs], spans))
+    for label, part in zip([*lengths, "all"], gates, strict=True):
+        row: list[object] = [label, part["num_requests"]]
+        for name, mean in part["means"].items():
+            row += [Mean(mean, None), Mean(part["deviations"][name], None)]
+        rows.append(row)
+    heads = [head for name in everything["means"] for head in (name, f"{name}, deviation")]
+    explanation = (
+        "<p>How far the gates open, from 0 to 1: the mean over requests, and the standard "
+        "deviation across them (the bars). A gate that does not vary is not used.</p>"
+    )
+    means = table(["events", "requests", *heads], rows)
+    return section("Gates", f"{explanation}{plots(drawings)}{means}")
 
 
 def _examples(examples: Sequence[Example]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ from ensue.models.baselines.item_knn import ItemKNN, ItemKNNConfig
 from ensue.models.baselines.markov import Markov, MarkovConfig
 from ensue.models.baselines.popularity import Popularity, PopularityConfig
 from ensue.models.sequential.caser import Caser, CaserConfig
+from ensue.models.sequential.gru4rec import GRU4Rec, GRU4RecConfig
+from ensue.models.sequential.m3 import M3, M3Config
 from ensue.models.sequential.sasrec import SASRec, SASRecConfig
 from ensue.protocols import Scorer
 from ensue.training.config import TrainingConfig
@@ -96,9 +99,31 @@ def sasrec(data: Histories, num_users: int, num_items: int) -> Model:
     return trained(model, data, epochs=12, batch_size=32, learning_rate=0.005)
 
 
+def gru4rec(data: Histories, num_users: int, num_items: int) -> Model:
+    torch.manual_seed(0)
+    config = GRU4RecConfig(dim=16, max_len=20, dropout=0.1)
+    model = GRU4Rec(config, num_users=num_users, num_items=num_items)
+    return trained(model, data, epochs=8, batch_size=32, learning_rate=0.01)
+
+
+def m3(data: Histories, num_users: int, num_items: int, **settings: Any) -> Model:
+    torch.manual_seed(0)
+    config = M3Config(dim=16, max_len=20, dropout=0.1, **settings)
+    model = M3(config, num_users=num_users, num_items=num_items)
+    return trained(model, data, epochs=6, batch_size=32, learning_rate=0.01)
+
+
+def m3c(data: Histories, num_users: int, num_items: int) -> Model:
+    settings = {"short": "conv", "gates": "top", "mixture": "sum", "long_reads_last": False}
+    return m3(data, num_users, num_items, **settings)
+
+
 CASES = [
     ModelCase("caser", caser),
     ModelCase("sasrec", sasrec),
+    ModelCase("gru4rec", gru4rec),
+    ModelCase("m3", m3),
+    ModelCase("m3c", m3c),
     ModelCase("bpr", bpr),
     ModelCase("popularity", popularity, personalized=False),
     ModelCase("markov", markov),

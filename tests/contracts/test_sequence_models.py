@@ -7,6 +7,7 @@ the identity; everything is compared in float64.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,20 +16,43 @@ from torch import Tensor
 
 from ensue.data.histories import HistoryBatch
 from ensue.models.sequence import SequenceModel
+from ensue.models.sequential.gru4rec import GRU4Rec, GRU4RecConfig
+from ensue.models.sequential.m3 import M3, M3Config
 from ensue.models.sequential.sasrec import SASRec, SASRecConfig
 
 NUM_ITEMS = 30
 MAX_LEN = 12
 
+
+def gru4rec(**settings: Any) -> Callable[[], SequenceModel]:
+    config = GRU4RecConfig(dim=8, max_len=MAX_LEN, **settings)
+    return lambda: GRU4Rec(config, num_users=5, num_items=NUM_ITEMS)
+
+
+def m3(**settings: Any) -> Callable[[], SequenceModel]:
+    config = M3Config(dim=8, max_len=MAX_LEN, **settings)
+    return lambda: M3(config, num_users=5, num_items=NUM_ITEMS)
+
+
 CASES: dict[str, Callable[[], SequenceModel]] = {
     "sasrec": lambda: SASRec(
         SASRecConfig(dim=8, num_heads=2, max_len=MAX_LEN), num_users=5, num_items=NUM_ITEMS
     ),
-    "sasrec-rotary": lambda: SASRec(
-        SASRecConfig(dim=8, num_heads=2, max_len=MAX_LEN, positions="rotary"),
+    "sasrec-places": lambda: SASRec(
+        SASRecConfig(dim=8, num_heads=2, max_len=MAX_LEN, positions="learned"),
         num_users=5,
         num_items=NUM_ITEMS,
     ),
+    "gru4rec": gru4rec(),
+    "gru4rec-deep": gru4rec(num_layers=2, hidden_dim=6),
+    "m3r": m3(),
+    "m3c": m3(short="conv"),
+    "m3-t": m3(parts="t"),
+    "m3-s": m3(parts="s", gates="fixed"),
+    "m3-s-conv": m3(parts="s", short="conv", conv_layers=1, conv_width=2),
+    "m3-l": m3(parts="l"),
+    "m3-sum-top": m3(mixture="sum", gates="top", output="tied"),
+    "m3-others": m3(parts="tl", long_reads_last=False),
 }
 
 

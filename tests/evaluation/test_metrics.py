@@ -15,6 +15,7 @@ from ensue.evaluation.metrics import (
     ndcg,
     precision,
     recall,
+    reciprocal_rank,
     slice_metrics,
 )
 
@@ -61,6 +62,12 @@ def test_worked_numbers() -> None:
     assert average_precision(ranks)[0] == pytest.approx(0.6, abs=1e-15)
     assert [precision(ranks, k)[0] for k in (1, 5, 10)] == [1.0, 0.4, 0.3]
     assert [recall(ranks, k)[0] for k in (1, 5, 10)] == pytest.approx([1 / 3, 2 / 3, 1])
+
+
+def test_with_one_target_map_is_the_reciprocal_rank_cut_at_k() -> None:
+    ranks = TargetRanks.of([[1], [2], [7]], length=100)
+    assert average_precision(ranks, 5).tolist() == [1.0, 0.5, 0.0]
+    assert average_precision(ranks, 5).tolist() == reciprocal_rank(ranks, 5).tolist()
 
 
 def test_perfect_ranking_has_ndcg_and_map_of_one_at_every_cut_off() -> None:

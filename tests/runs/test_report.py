@@ -135,6 +135,33 @@ def test_matplotlib_missing_is_named_with_its_extra(monkeypatch):
         build_html(INFO, LOG, {}, [])
 
 
+def test_gates_by_length_of_the_history():
+    part = {"means": {"tiny": 0.25, "long": 0.75}, "deviations": {"tiny": 0.3125, "long": 0.0625}}
+    gates = [
+        {"first": 1, "last": 1, "num_requests": 40, **part},
+        {"first": 2, "last": 3, "num_requests": 1300, **part},
+        {"first": 1, "last": 3, "num_requests": 1340, **part},
+    ]
+    page = Page(build_html(INFO, [], {}, [], gates))
+    for text in ("gate of the tiny range by length of the history", "2 to 3", "1,340", "all"):
+        assert text in page.texts
+    assert page.texts.count("0.3125") == 3
+    assert "tiny, deviation" in page.texts
+    assert sum(tag == "svg" for tag, _ in page.tags) == 2
+
+
+@pytest.mark.parametrize(("gates", "is_shown"), [("bottom", True), ("fixed", False)])
+def test_a_run_with_gates_shows_them(tmp_path, gates, is_shown):
+    histories = [[1, 2, 3, 4], [2, 3, 1], [3, 4, 1, 2], [4, 1, 2]]
+    make_dataset(tmp_path / "data", histories)
+    settings = {"dim": 4, "epochs": 1, "gates": gates}
+    texts = Page(
+        write_report(train("m3", tmp_path / "data", out=tmp_path / "run", **settings)).read_text()
+    ).texts
+    assert ("Gates" in texts) == is_shown
+    assert ("gate of the short range by length of the history" in texts) == is_shown
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")

@@ -93,6 +93,19 @@ def test_resume_inside_an_epoch(
     assert_same_run(run, undisturbed)
 
 
+@pytest.mark.parametrize("model", ["gru4rec", "m3"])
+def test_models_of_sequences_resume_inside_an_epoch(
+    model: str, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**SETTINGS, "batch_size": 4, "crop": "random", "max_len": 8}
+    whole = train(model, dataset, out=tmp_path / "whole", **settings)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 15, OSError("gone"))
+        with pytest.raises(OSError, match="gone"):
+            train(model, dataset, out=tmp_path / "run", **settings)
+    assert_same_run(train(model, dataset, out=tmp_path / "run", resume=True, **settings), whole)
+
+
 SCRIPT = """
     import sys
     from ensue.runs.train import train

@@ -1,8 +1,9 @@
 """SASRec: the next item by causal self-attention over the history.
 
 Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018, arXiv:1808.09781.
-Departures: positions are counted from the first event read, so that every prefix of a history is
-encoded as it would be alone; normalization before each part, keys and values included, as in later
+Departures: by default attention knows distances (Su et al., 2021, arXiv:2104.09864), not places;
+learned places are counted from the first event read, so that every prefix of a history is encoded
+as it would be alone; normalization before each part, keys and values included, as in later
 programs; the default loss is the softmax over the whole catalogue (Klenitskiy and Vasilev, RecSys
 2023, arXiv:2309.07602), the paper's own is loss="bce" with num_negatives=1.
 Shapes: B batch, T positions, D width, I items. Item 0 is padding.
@@ -27,8 +28,8 @@ class SASRecConfig(SequenceConfig):
     """Settings of SASRec.
 
     hidden_dim: width of the feed-forward networks; None is `dim`, as in the paper.
-    positions: "learned" adds a vector for each place, as in the paper; "rotary" lets attention know
-        how far apart two events are, and nothing else.
+    positions: "rotary" lets attention know how far apart two events are, and nothing else;
+        "learned" adds a vector for each place, as in the paper.
     """
 
     dim: int = Field(default=64, ge=1)
@@ -36,7 +37,7 @@ class SASRecConfig(SequenceConfig):
     num_heads: int = Field(default=1, ge=1)
     hidden_dim: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=0.99)
-    positions: Literal["learned", "rotary"] = "learned"
+    positions: Literal["rotary", "learned"] = "rotary"
 
     @model_validator(mode="after")
     def _heads_divide(self) -> SASRecConfig:

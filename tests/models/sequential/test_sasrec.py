@@ -19,7 +19,9 @@ from tests.contracts.planted import histories_of
 
 def small(num_items: int = 9, **settings: object) -> SASRec:
     torch.manual_seed(0)
-    config = SASRecConfig(**{"dim": 4, "max_len": 6, "num_heads": 2, **settings})
+    config = SASRecConfig(
+        **{"dim": 4, "max_len": 6, "num_heads": 2, "positions": "learned", **settings}
+    )
     model = SASRec(config, num_users=3, num_items=num_items).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
