@@ -111,8 +111,11 @@ class NextItemObjective(Objective):
 
 
 def _candidate_logits(model: SequenceModel, queries: Tensor, candidates: Tensor) -> Tensor:
-    """Return logits [S, C] of candidate ids [S, C] for queries [S, D]."""
-    logits = dot_rows(queries, model.output_embedding, candidates)
-    if model.output_bias is None:
-        return logits
-    return logits + gather_rows(model.output_bias, candidates)
+    """Return logits [S, C] of candidate ids [S, C] for queries [S, D], in float32.
+
+    Rows looked up one by one gain nothing from a smaller type.
+    """
+    table, bias = model.output_embedding, model.output_bias
+    with torch.autocast(queries.device.type, enabled=False):
+        logits = dot_rows(queries.to(table.dtype), table, candidates)
+        return logits if bias is None else logits + gather_rows(bias, candidates)
