@@ -45,6 +45,15 @@ _TRAINING_SPACE: Space = {
     "weight_decay": Range(1e-8, 1e-3, log=True),
 }
 
+# Known numbers of epochs: the rate falls to zero over them, and validation does not end them early.
+_SASREC_SCHEDULE: dict[str, Any] = {
+    "learning_rate": 0.002,
+    "decay": "cosine",
+    "warmup_steps": 200,
+    "metric": "ndcg@10",
+    "patience": None,
+}
+
 METHODS: dict[str, Method] = {
     "caser": Method(
         Caser,
@@ -72,6 +81,22 @@ METHODS: dict[str, Method] = {
     ),
     "sasrec": Method(
         SASRec,
+        presets={
+            "ml-1m": {
+                **_SASREC_SCHEDULE,
+                "max_len": 200,
+                "num_heads": 2,
+                "dropout": 0.2,
+                "batch_size": 32,
+                "epochs": 30,
+            },
+            "beauty": {
+                **_SASREC_SCHEDULE,
+                "num_heads": 2,
+                "dropout": 0.5,
+                "epochs": 20,
+            },
+        },
         defaults={"batch_size": 128, "weight_decay": 0.0},
         space={
             "learning_rate": Range(3e-4, 3e-3, log=True),
