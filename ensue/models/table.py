@@ -60,9 +60,11 @@ METHODS: dict[str, Method] = {
         presets={
             "author_pytorch": {},
             "paper": {"loss": "sum", "num_negatives": None, "batch_size": 100},
-            # The authors' settings for Gowalla, but for the loss: summed, with 30 negatives.
+            # The authors' settings for Gowalla, but for 30 negatives in place of 3, and a learning
+            # rate that falls to zero.
             "gowalla": {
-                "loss": "sum",
+                "decay": "linear",
+                "patience": None,
                 "num_targets": 1,
                 "num_negatives": 30,
                 "num_vertical": 2,
