@@ -80,28 +80,26 @@ def keep(values, noise, threshold, scale, out):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def place_filters(flat, window, dim, num_filters, block):  # type: ignore[no-untyped-def]
-    """Copy filters [sum_h H * h * D] to every position they can take in block [L * D, P * H]."""
-    start, column = 0, 0
+def place_filters(flat, window, dim, num_filters, placed):  # type: ignore[no-untyped-def]
+    """Copy filters [sum_h H * h * D] to the first h * D rows of their columns [L * D, L * H]."""
+    start = 0
     for height in range(1, window + 1):
-        for position in range(window - height + 1):
-            for i in range(height * dim):
-                for k in range(num_filters):
-                    block[position * dim + i, column + k] = flat[start + k * height * dim + i]
-            column += num_filters
+        for i in range(height * dim):
+            for k in range(num_filters):
+                column = (height - 1) * num_filters + k
+                placed[i, column] = flat[start + k * height * dim + i]
         start += num_filters * height * dim
 
 
 @_compile
 def place_filters_backward(grad, window, dim, num_filters, flat):  # type: ignore[no-untyped-def]
-    """Add up the gradient of a filter over its positions: the transpose of `place_filters`."""
-    start, column = 0, 0
+    """Set flat to the gradient of the filters: the transpose of `place_filters`."""
+    start = 0
     for height in range(1, window + 1):
-        for position in range(window - height + 1):
-            for i in range(height * dim):
-                for k in range(num_filters):
-                    flat[start + k * height * dim + i] += grad[position * dim + i, column + k]
-            column += num_filters
+        for i in range(height * dim):
+            for k in range(num_filters):
+                column = (height - 1) * num_filters + k
+                flat[start + k * height * dim + i] = grad[i, column]
         start += num_filters * height * dim
 
 
@@ -138,13 +136,15 @@ def window_features(  # type: ignore[no-untyped-def]
     out[b, k * D + d] = mix_bias[k] + sum_l mix_weight[k, l] * vectors[b, l, d]; vectors [B, L, D].
     The rest takes the maximum of each filter over its positions in products [B, P * H], the first
     one in a tie, adds bias [L * H] and activates; argmax [B, L * H] keeps the winning columns.
+    Products are ordered by position: L * H columns of the first, (L - 1) * H of the second, where
+    the largest height has no place, and so on.
     Features whose noise, like out or empty, is below the threshold are dropped, the rest scaled.
     """
     window, dim = vectors.shape[1], vectors.shape[2]
     num_mixed = mix_weight.shape[0] * dim
-    num_filters = len(bias) // window
-    best = np.empty(num_filters, dtype=out.dtype)  # of one height: stays in registers
-    place = np.empty(num_filters, dtype=argmax.dtype)
+    num_pooled = len(bias)
+    best = np.empty(num_pooled, dtype=out.dtype)
+    place = np.empty(num_pooled, dtype=argmax.dtype)
     for b in range(len(vectors)):
         for k in range(mix_weight.shape[0]):
             for d in range(dim):
@@ -153,21 +153,19 @@ def window_features(  # type: ignore[no-untyped-def]
                 weight = mix_weight[k, j]
                 for d in range(dim):
                     out[b, k * dim + d] += weight * vectors[b, j, d]
-        column = 0
-        for height in range(window):
-            for k in range(num_filters):
-                best[k], place[k] = products[b, column + k], column + k
-            column += num_filters
-            for _ in range(window - height - 1):
-                for k in range(num_filters):
-                    value = products[b, column + k]
-                    place[k] = np.int32(column + k) if value > best[k] else place[k]
-                    best[k] = max(value, best[k])
-                column += num_filters
-            first = height * num_filters
-            for k in range(num_filters):
-                out[b, num_mixed + first + k] = activate(best[k] + bias[first + k], activation)
-                argmax[b, first + k] = place[k]
+        for j in range(num_pooled):
+            best[j], place[j] = products[b, j], j
+        column = num_pooled
+        for position in range(1, window):
+            width = num_pooled // window * (window - position)
+            for j in range(width):
+                value = products[b, column + j]
+                place[j] = np.int32(column + j) if value > best[j] else place[j]
+                best[j] = max(value, best[j])
+            column += width
+        for j in range(num_pooled):
+            out[b, num_mixed + j] = activate(best[j] + bias[j], activation)
+            argmax[b, j] = place[j]
         if threshold > 0:
             for j in range(out.shape[1]):
                 out[b, j] = out[b, j] * scale if noise[b, j] >= threshold else 0
