@@ -3,8 +3,8 @@
 Tang and Wang, WSDM 2018, arXiv:1809.07426, equations 3 to 8. In tensor operations all heights and
 positions of the horizontal filters are one matrix product: each filter is copied to every position
 it can take in a block-structured matrix [L * D, P * H], P = L (L + 1) / 2. Compiled, all heights
-are one product for each position: a quarter less arithmetic, in one buffer. Maximum and activation are
-exchanged (every activation offered is monotone), so the activation runs on L * H numbers, not P * H.
+are one product for each position: a quarter less arithmetic, in one buffer. Maximum and activation
+are exchanged (every activation offered is monotone), so that the activation runs on L * H numbers.
 Shapes: B batch, L window length, D width, H filters per height, K vertical filters.
 """
 
