@@ -22,7 +22,7 @@ def demo(
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,
 ) -> None:
-    """Prepare, train Caser and baselines, evaluate, recommend, report: in about a minute."""
+    """Prepare, train two models and baselines, evaluate, recommend, report: in about a minute."""
     from ensue.cli.output import print_json
     from ensue.runs.demo import run_demo
 

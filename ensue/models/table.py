@@ -45,6 +45,8 @@ _TRAINING_SPACE: Space = {
     "weight_decay": Range(1e-8, 1e-3, log=True),
 }
 
+# An example is a whole history: with hundreds in a step, an epoch of a small log has few steps.
+_SEQUENCE_DEFAULTS: dict[str, Any] = {"batch_size": 32, "weight_decay": 0.0}
 # Known numbers of epochs: the rate falls to zero over them, and validation does not end them early.
 _SASREC_SCHEDULE: dict[str, Any] = {
     "learning_rate": 0.002,
@@ -89,17 +91,17 @@ METHODS: dict[str, Method] = {
                 "max_len": 200,
                 "num_heads": 2,
                 "dropout": 0.2,
-                "batch_size": 32,
                 "epochs": 30,
             },
             "beauty": {
                 **_SASREC_SCHEDULE,
                 "num_heads": 2,
                 "dropout": 0.5,
+                "batch_size": 128,
                 "epochs": 20,
             },
         },
-        defaults={"batch_size": 128, "weight_decay": 0.0},
+        defaults=_SEQUENCE_DEFAULTS,
         space={
             "learning_rate": Range(3e-4, 3e-3, log=True),
             "dim": Range(32, 128, log=True),
@@ -109,7 +111,7 @@ METHODS: dict[str, Method] = {
     ),
     "gru4rec": Method(
         GRU4Rec,
-        defaults={"batch_size": 128, "weight_decay": 0.0, "clip_norm": 1.0},
+        defaults={**_SEQUENCE_DEFAULTS, "clip_norm": 1.0},
         space={
             "learning_rate": Range(3e-4, 5e-3, log=True),
             "dim": Range(32, 128, log=True),
@@ -120,7 +122,7 @@ METHODS: dict[str, Method] = {
     "m3": Method(
         M3,
         presets={"m3r": {}, "m3c": {"short": "conv"}},
-        defaults={"batch_size": 128, "clip_norm": 1.0},
+        defaults={"batch_size": 32, "clip_norm": 1.0},
         space={
             "learning_rate": Range(3e-4, 5e-3, log=True),
             "dim": Range(32, 128, log=True),

@@ -35,6 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "epochs": 8,
         "patience": 2,
     },
+    "sasrec": {"epochs": 6, "patience": 2},
 }
 
 
@@ -72,7 +73,7 @@ class Demo:
 
 
 def run_demo(out: str | Path, *, data: str | Path | None = None) -> Demo:
-    """Prepare, train Caser and the baselines, evaluate, compare, recommend, report.
+    """Prepare, train Caser, SASRec and the baselines, evaluate, compare, recommend, report.
 
     What an earlier demo left in `out` is replaced.
 
@@ -115,7 +116,7 @@ def _prepare(out: Path, data: str | Path | None) -> Dataset:
 
 def _train_all(out: Path, dataset: Dataset) -> Iterator[tuple[str, Run]]:
     """Yield each model's run, trained and evaluated."""
-    for name in (*BASELINES, "caser"):
+    for name in (*BASELINES, "caser", "sasrec"):
         if name == "ease" and dataset.num_items > EASE_LIMIT:
             note(f"Leaving out ease: {dataset.num_items:,} items are more than {EASE_LIMIT:,}")
             continue
