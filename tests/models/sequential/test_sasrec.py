@@ -12,7 +12,6 @@ from ensue.config import make_config
 from ensue.data.histories import HistoryBatch
 from ensue.errors import ConfigError
 from ensue.models.sequential.sasrec import SASRec, SASRecConfig
-from ensue.training.config import TrainingConfig
 from ensue.training.objectives import make_objective
 from tests.contracts.planted import histories_of
 
@@ -133,4 +132,3 @@ def test_learns_by_heart_with_every_loss(settings: dict[str, object]) -> None:
 def test_settings_that_cannot_be() -> None:
     with pytest.raises(ConfigError, match="dim must be a multiple of num_heads, 3"):
         make_config(SASRecConfig, {"dim": 64, "num_heads": 3})
-    assert TrainingConfig().batch_size == 512
