@@ -89,9 +89,11 @@ METHODS: dict[str, Method] = {
             "ml-1m": {
                 **_SASREC_SCHEDULE,
                 "max_len": 200,
+                "crop": "random",
                 "num_heads": 2,
+                "hidden_dim": 256,
                 "dropout": 0.2,
-                "epochs": 30,
+                "epochs": 32,
             },
             "beauty": {
                 **_SASREC_SCHEDULE,
