@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from ensue.data.context import ContextColumn, ContextSchema
 from ensue.errors import ConfigError
 from ensue.models.sequential.m3 import M3, M3Config
 from ensue.models.table import build_model
+from ensue.training.objectives import make_objective
+from tests.contracts.planted import histories_of
 
 ITEMS = [3, 9, 3, 1, 7, 4]
 PAGE, HOUR = ContextColumn("page", 3), ContextColumn("hour")
@@ -133,6 +136,34 @@ def test_a_missing_value_says_nothing_before_training() -> None:
     table = M3(config, num_users=1, num_items=3, context=schema).event_features.table
     assert table.shape == (4 + 3, config.context_dim)
     assert (table == 0).all(dim=1).nonzero().flatten().tolist() == [0, 4]
+
+
+def test_columns_have_vectors_of_their_own() -> None:
+    device = ContextColumn("device", 2)
+    model = make(ContextSchema(event=(PAGE, device, HOUR, ContextColumn("shop", 1))))
+    (table,) = [p for name, p in model.named_parameters() if name == "event_features.table"]
+    with torch.no_grad():
+        features = model.event_features(torch.tensor([[2.0, 1.0, 3.0, 1.0]]).double())[0]
+    expected = [table[2], table[4 + 1], table[4 + 3 + 1], torch.ones(1).double()]  # (3 - 1) / 2
+    torch.testing.assert_close(features, torch.cat(expected))
+
+
+def test_training_in_bfloat16_gives_nearly_the_same_loss() -> None:
+    torch.manual_seed(0)
+    config = M3Config(dim=16, context_in=["page", "hour"], context_out=["hour", "page"])
+    model = M3(config, num_users=3, num_items=9, context=SCHEMA).eval()
+    page, hour = EVENT[0].numpy().T
+    histories = replace(
+        histories_of([ITEMS]), event_context=(page, hour), request_context=(hour, page)
+    )
+    objective = make_objective(model, histories, batch_size=2, seed=0)
+    (batch,) = objective.batches(1)
+    whole = objective.loss(model, batch).item()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = objective.loss(model, batch)
+    loss.backward()
+    assert loss.item() == pytest.approx(whole, rel=0.01)
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 def test_without_context_nothing_is_there_for_it() -> None:
