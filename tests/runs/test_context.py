@@ -96,6 +96,22 @@ def test_a_request_says_where_it_is_asked(run: Run) -> None:
     assert right["detail"] > 0.7 * len(strayed)
 
 
+def test_a_log_file_gives_its_context_to_the_model(tmp_path: Path) -> None:
+    """Values as `prepare` stores them: codes in the order of the text, and what is missing."""
+    rows = ["user,item,timestamp,page,hour"]
+    for user in range(6):
+        rows += [
+            f"{user},{n},{n},{'' if n == 2 else 'ba'[n % 2]},{n}" for n in range(user, user + 6)
+        ]
+    (tmp_path / "log.csv").write_text("\n".join(rows) + "\n")
+    data = ensue.prepare(tmp_path / "log.csv", tmp_path / "data", context=["page", "hour"])
+    run = train("m3", data, out=tmp_path / "run", dim=4, epochs=1, **CONTEXT)
+    assert run.context_values["page"].raw.to_list() == ["a", "b"]
+    stored = run.recommender.histories.batch(np.array([1])).event_context
+    assert stored.tolist() == [[2, 0], [1, 1], [0, 2], [1, 3], [2, 4], [1, 5]]
+    assert run.recommend(users=["0"], context={"page": "c"})[0].unknown_context == ["page=c"]
+
+
 def scores_of(run: Run, **request: Any) -> dict[str, float]:
     (answer,) = run.recommend(**request, k=NUM_ITEMS, exclude_seen=False)
     return dict(zip(answer.items, answer.scores, strict=True))
