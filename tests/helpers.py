@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ def make_dataset(
     num_items: int | None = None,
     name: str = "tiny",
     notes: Sequence[str] = (),
+    context: Mapping[str, Sequence[Sequence[Any]]] | None = None,
 ) -> Dataset:
     """Return a dataset of the given histories of users 1, 2, ...; raw ids are "u1", "i1", ...
 
@@ -36,14 +37,16 @@ def make_dataset(
         split: "leave-one-out" (fewer than 3 rows: all train), "ratio" (ceil(0.7 m), ceil(0.8 m)),
             "none", or for each user (rows of train, rows of train and validation).
         num_items: I, where the histories do not hold the largest item.
+        context: for each column, the values of each user: text, or numbers; None is missing.
     """
+    path.mkdir(parents=True, exist_ok=True)
     lengths = [len(history) for history in histories]
     ends = [_ends(length, split) for length in lengths] if isinstance(split, str) else list(split)
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    columns = _interactions(histories, ends)
+    context = context or {}
+    columns = {**_interactions(histories, ends), **_context_columns(path, context)}
     if num_items is None:
         num_items = int(columns["item"].max())
-    path.mkdir(parents=True, exist_ok=True)
     dtypes = {key: values.dtype for key, values in columns.items()}
     with ColumnFile(path / "interactions.arrow", dtypes, num_rows=int(starts[-1])) as file:
         file.write(columns, first_row=0)
@@ -66,6 +69,7 @@ def make_dataset(
         name=name,
         sources=["made for a test"],
         columns={"user": "user", "item": "item", "time": "time"},
+        context=list(context),
         time="column",
         filters={},
         split={"kind": split if isinstance(split, str) else "given"},
@@ -91,6 +95,23 @@ def _interactions(
         "time": np.array(row, dtype=np.int64) * DAY,
         "split": ((row >= train).astype(np.uint8) + (row >= validation)).astype(np.uint8),
     }
+
+
+def _context_columns(
+    path: Path, context: Mapping[str, Sequence[Sequence[Any]]]
+) -> dict[str, NDArray[Any]]:
+    """Return the context columns, and write the values of those of text."""
+    columns: dict[str, NDArray[Any]] = {}
+    for name, of_users in context.items():
+        values = [value for own in of_users for value in own]
+        known = sorted({value for value in values if value is not None})
+        if known and isinstance(known[0], str):
+            pl.DataFrame({"raw_id": known}).write_ipc(path / f"context_{name}.arrow")
+            codes = {value: code for code, value in enumerate(known, start=1)}
+            columns[name] = np.array([codes.get(value, 0) for value in values], dtype=np.int32)
+        else:
+            columns[name] = np.array(values, dtype=np.float64)  # None is NaN
+    return columns
 
 
 def _ends(length: int, split: str) -> tuple[int, int]:

@@ -32,13 +32,21 @@ def recommend(
     deny: Annotated[
         Path | None, typer.Option(help="File of item ids, one a line: never these.")
     ] = None,
+    context: Annotated[
+        list[str] | None,
+        typer.Option("--context", help="NAME=VALUE, known of the request (context_out); repeat."),
+    ] = None,
     batch: Annotated[
         Path | None,
         typer.Option(help='JSON lines, each {"user": ID} or {"history": [ID, ...]}.'),
     ] = None,
     follow: Annotated[
         bool,
-        typer.Option("--follow", help="Read item ids from standard input; answer after each."),
+        typer.Option(
+            "--follow",
+            help="Read item ids from standard input, or {"
+            '"item": ID, "context": {...}, "request": {...}}; answer after each.',
+        ),
     ] = False,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="JSON lines, one answer a request.")
@@ -58,6 +66,7 @@ def recommend(
         "exclude_seen": exclude_seen,
         "allow": read_ids(allow) if allow else None,
         "deny": read_ids(deny) if deny else None,
+        "context": _parse_context(context or []),
     }
     opened = load(run)
     if batch is not None:
@@ -90,21 +99,61 @@ def recommend(
         _print_answer(answer, opened.item_names())
 
 
+def _parse_context(assignments: list[str]) -> dict[str, str]:
+    """Return {"page": "home"} for ["page=home"]."""
+    from ensue.errors import UsageError
+
+    context = {}
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--context takes NAME=VALUE; got {assignment!r}.")
+        context[name] = value
+    return context
+
+
 def _follow(run: Run, user: str | None, options: dict[str, Any], as_json: bool) -> None:
-    """Read one item id a line, and write the answer to the history so far after each."""
+    """Read one event a line, and write the answer to the history so far after each."""
     import sys
 
     from ensue.cli.output import print_json
 
     follower, names = run.follow(user), run.item_names()
     for line in sys.stdin:
-        if item := line.strip():
-            follower.add(item)
-            answer = follower.recommend(**options)
+        if text := line.strip():
+            event = _parse_event(text)
+            follower.add(event["item"], event.get("context"))
+            context = {**options["context"], **event.get("request", {})}
+            answer = follower.recommend(**{**options, "context": context})
             if as_json:
                 print_json(answer.to_dict())
             else:
                 _print_answer(answer, names)
+
+
+def _parse_event(line: str) -> dict[str, Any]:
+    """Return {"item": ID} of an item id, or what a line of JSON holds."""
+    import json
+
+    from ensue.errors import UsageError
+
+    if not line.startswith("{"):
+        return {"item": line}
+    try:
+        event = json.loads(line)
+    except json.JSONDecodeError:
+        event = {}
+    parts = {name: value for name, value in event.items() if name != "item"}
+    if (
+        not isinstance(event.get("item"), (str, int))
+        or not parts.keys() <= {"context", "request"}
+        or not all(isinstance(values, dict) for values in parts.values())
+    ):
+        raise UsageError(
+            'a line of --follow must be an item id or {"item": ID, "context": {...}, "request": '
+            f"{{...}}}}, of which the last two may be absent; got {line}."
+        )
+    return event
 
 
 def _print_answer(answer: Recommendation, names: dict[str, str]) -> None:
@@ -116,6 +165,8 @@ def _print_answer(answer: Recommendation, names: dict[str, str]) -> None:
         note(f"User {answer.user} is not in the log; this is for an empty history.")
     if answer.unknown_items:
         note(f"Not in the catalogue, left out: {', '.join(answer.unknown_items)}.")
+    if answer.unknown_context:
+        note(f"Not in the log, taken for missing: {', '.join(answer.unknown_context)}.")
     title = "for the history" if answer.user is None else f"for user {answer.user}"
     columns = ["rank", "item", *(["name"] if names else []), "score"]
     rows = [

@@ -18,6 +18,7 @@ numbers. Dense ids start at 1: row r of users.arrow and items.arrow is id r + 1.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -29,9 +30,10 @@ from pydantic import Field, ValidationError
 
 from ensue.config import Config
 from ensue.data.arrow_file import read_columns
+from ensue.data.context import ContextColumn, ContextSchema
 from ensue.data.histories import Histories
 from ensue.data.ids import IdMap
-from ensue.errors import DataError
+from ensue.errors import ConfigError, DataError, did_you_mean
 
 FORMAT = 1
 Part = Literal["train", "train+validation", "all"]
@@ -133,6 +135,33 @@ class Dataset:
         """Return the values behind the codes 1..n of a text context column."""
         return IdMap.read(self.path / f"context_{name}.arrow")
 
+    def context_schema(self, event: Sequence[str], request: Sequence[str]) -> ContextSchema:
+        """Return what the context columns of these names hold.
+
+        Args:
+            event, request: what a model reads of past events, and of the request.
+
+        Raises:
+            ConfigError: there is no context column of a name.
+        """
+        return ContextSchema(
+            tuple(self._context_column(name, "context_in") for name in event),
+            tuple(self._context_column(name, "context_out") for name in request),
+        )
+
+    def _context_column(self, name: str, setting: str) -> ContextColumn:
+        known = self.info.context
+        if name not in known:
+            hint = (
+                did_you_mean(name, known) if known else " It has none: see ensue prepare --context."
+            )
+            raise ConfigError(
+                f"{setting} takes context columns of the dataset; {name!r} is none of "
+                f"{self.path}.{hint}"
+            )
+        is_categorical = self.column(name).dtype == np.int32
+        return ContextColumn(name, len(self.vocabulary(name)) if is_categorical else None)
+
     @cached_property
     def _ends(self) -> dict[str, NDArray[np.int64]]:
         """Row numbers [U + 1] where each user's parts end, and where the user starts."""
@@ -144,10 +173,21 @@ class Dataset:
         ends["start"] = np.concatenate([zero, ends["end"][:-1]])
         return ends
 
-    def histories(self, part: Part = "all") -> Histories:
-        """Return what is known of each user: the training part, that and validation, or all."""
+    def histories(self, part: Part = "all", context: ContextSchema | None = None) -> Histories:
+        """Return what is known of each user: the training part, that and validation, or all.
+
+        Args:
+            context: the context columns beside the items; None is none of them.
+        """
         end = {"train": "train_end", "train+validation": "validation_end", "all": "end"}[part]
-        return Histories(self.column("item"), self._ends["start"], self._ends[end])
+        context = context or ContextSchema()
+        return Histories(
+            self.column("item"),
+            self._ends["start"],
+            self._ends[end],
+            tuple(self.column(column.name) for column in context.event),
+            tuple(self.column(column.name) for column in context.request),
+        )
 
     def targets(self, split: Literal["validation", "test"]) -> Histories:
         """Return each user's held-out interactions, as histories of those rows alone."""

@@ -6,19 +6,24 @@ starts   user 1 -> 0   user 2 -> 3   user 3 -> 4
 ends     user 1 -> 3   user 2 -> 4   user 3 -> 8
 ```
 
-Shortening every history to its training part moves `ends`; no item is copied.
-Shapes: U users, R interactions, B batch, S items in a batch of histories, T padded length.
+Shortening every history to its training part moves `ends`; no item is copied. Context columns,
+where a model reads any, are arrays beside `items`; data.context says what is in them.
+Shapes: U users, R interactions, B batch, S items in a batch of histories, T padded length, C
+context columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ensue.data.context import take_rows
 
 COUNT_ROWS = 1 << 22  # interactions counted at a time
 
@@ -30,11 +35,15 @@ class HistoryBatch:
     users: [B] int64; 0 is a user never seen in training.
     items: [S] int64, the histories one after the other.
     offsets: [B + 1] int64; history b is items[offsets[b]:offsets[b + 1]].
+    event_context: [S, C] float64, beside the items; None where no model reads it, or it is unknown.
+    request_context: [B, C] float64, of the request that each history is to answer; None likewise.
     """
 
     users: Tensor
     items: Tensor
     offsets: Tensor
+    event_context: Tensor | None = None
+    request_context: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -49,11 +58,19 @@ class HistoryBatch:
         is_real = position >= self.offsets[:-1, None]
         return self.items[position.clamp(min=0)] * is_real
 
-    def right_padded(self, rows: Tensor, max_len: int) -> Tensor:
-        """Return histories `rows` [n] from their first item on [n, max_len], 0 behind the end."""
+    def right_padded(self, rows: Tensor, max_len: int, values: Tensor | None = None) -> Tensor:
+        """Return histories `rows` [n] from their first item on [n, max_len], 0 behind the end.
+
+        Args:
+            values: [S] or [S, C], what to return in place of the items.
+        """
         position = self.offsets[rows, None] + torch.arange(max_len, device=self.items.device)
         is_real = position < self.offsets[rows + 1, None]
-        return self.items[position.clamp(max=len(self.items) - 1)] * is_real
+        position = position.clamp(max=len(self.items) - 1)
+        if values is None:
+            return self.items[position] * is_real
+        is_padding = ~is_real.view(*is_real.shape, *[1] * (values.dim() - 1))
+        return values[position].masked_fill(is_padding, 0)  # a missing number is NaN
 
     def without_padding(self) -> HistoryBatch:
         """Return the batch without items 0."""
@@ -61,7 +78,7 @@ class HistoryBatch:
         if bool(is_real.all()):
             return self
         kept = torch.cat([is_real.new_zeros(1), is_real]).cumsum(0)
-        return HistoryBatch(self.users, self.items[is_real], kept[self.offsets])
+        return self._keep(is_real, kept[self.offsets])
 
     def last(self, max_len: int | None) -> HistoryBatch:
         """Return the batch with the last `max_len` items of each history; None is all of them."""
@@ -72,19 +89,40 @@ class HistoryBatch:
             len(self.items), device=self.items.device
         )
         offsets = torch.cat([lengths.new_zeros(1), lengths.clamp(max=max_len).cumsum(0)])
-        return HistoryBatch(self.users, self.items[from_end <= max_len], offsets)
+        return self._keep(from_end <= max_len, offsets)
+
+    def _keep(self, is_kept: Tensor, offsets: Tensor) -> HistoryBatch:
+        """Return the batch with the items that is_kept [S] marks, and its new offsets."""
+        context = None if self.event_context is None else self.event_context[is_kept]
+        return replace(self, items=self.items[is_kept], offsets=offsets, event_context=context)
 
     def to(self, device: torch.device | str) -> HistoryBatch:
         """Return the batch on `device`."""
-        return HistoryBatch(self.users.to(device), self.items.to(device), self.offsets.to(device))
+        event, request = self.event_context, self.request_context
+        return HistoryBatch(
+            self.users.to(device),
+            self.items.to(device),
+            self.offsets.to(device),
+            None if event is None else event.to(device),
+            None if request is None else request.to(device),
+        )
 
     @classmethod
     def from_lists(
         cls,
         histories: Sequence[Sequence[int] | NDArray[np.int64]],
         users: Sequence[int] | None = None,
+        *,
+        event_context: Sequence[NDArray[np.float64]] | None = None,
+        request_context: Sequence[NDArray[np.float64]] | None = None,
     ) -> HistoryBatch:
-        """Return a batch of the given dense-id histories; users default to 0, "unknown"."""
+        """Return a batch of the given dense-id histories; users default to 0, "unknown".
+
+        Args:
+            event_context: [n, C] of each history, n its length.
+            request_context: [C] of each history.
+        """
+        event, request = event_context, request_context
         lengths = [len(history) for history in histories]
         return cls(
             users=torch.tensor(users if users is not None else [0] * len(lengths)).long(),
@@ -92,6 +130,8 @@ class HistoryBatch:
                 np.concatenate([np.empty(0, np.int64), *histories]).astype(np.int64)
             ),
             offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)),
+            event_context=torch.from_numpy(np.concatenate(event)) if event else None,
+            request_context=torch.from_numpy(np.stack(request)) if request else None,
         )
 
 
@@ -101,11 +141,15 @@ class Histories:
 
     items: [R] int32, sorted by user, then time.
     starts, ends: [U + 1] int64; user u's history is items[starts[u]:ends[u]].
+    event_context, request_context: C columns [R] each, beside the items: what a model reads of past
+        events, and of the request that the event is the answer to. Empty where no model reads any.
     """
 
     items: NDArray[np.int32]
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
+    event_context: tuple[NDArray[Any], ...] = ()
+    request_context: tuple[NDArray[Any], ...] = ()
 
     @property
     def num_users(self) -> int:
@@ -133,13 +177,32 @@ class Histories:
         rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         return rows, offsets
 
-    def batch(self, users: NDArray[np.integer], max_len: int | None = None) -> HistoryBatch:
-        """Return the users' histories, at most their last `max_len` items each."""
+    def batch(
+        self,
+        users: NDArray[np.integer],
+        max_len: int | None = None,
+        *,
+        answers: NDArray[np.int64] | None = None,
+    ) -> HistoryBatch:
+        """Return the users' histories, at most their last `max_len` items each.
+
+        Args:
+            answers: [B], the row of the event that answers each user's request, for what is read of
+                the request's context; None leaves it unknown.
+        """
         rows, offsets = self.rows(users, max_len)
+        event = (
+            torch.from_numpy(take_rows(self.event_context, rows)) if self.event_context else None
+        )
+        request = None
+        if self.request_context and answers is not None:
+            request = torch.from_numpy(take_rows(self.request_context, answers))
         return HistoryBatch(
             users=torch.from_numpy(np.asarray(users, dtype=np.int64)),
             items=torch.from_numpy(self.items[rows].astype(np.int64)),
             offsets=torch.from_numpy(offsets),
+            event_context=event,
+            request_context=request,
         )
 
     def flat(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -163,3 +226,26 @@ class Histories:
             rows, _ = self.rows(users)
             counts += np.bincount(self.items[rows], minlength=num_items + 1)
         return counts
+
+    def mean_and_deviation(self, column: NDArray[Any]) -> tuple[float, float]:
+        """Return mean and standard deviation of a column [R] over the rows of the histories.
+
+        NaN and infinity do not count; the deviation is 1 where all others are the same number, and
+        (0, 1) is of none.
+        """
+        count, mean, squares = 0, 0.0, 0.0
+        low, high = np.inf, -np.inf
+        for users in self.user_blocks(COUNT_ROWS):
+            rows, _ = self.rows(users)
+            values = column[rows]
+            values = values[np.isfinite(values)]
+            if len(values) == 0:
+                continue
+            low, high = min(low, values.min()), max(high, values.max())
+            shift = values.mean() - mean
+            total = count + len(values)
+            squares += np.square(values - values.mean()).sum()
+            squares += shift**2 * count * len(values) / total
+            mean += shift * len(values) / total
+            count = total
+        return float(mean), float((squares / count) ** 0.5) if high > low else 1.0

@@ -5,19 +5,23 @@ events 1 2 3 4 5, max_len=8     read [1 2 3 4 0]   targets [2 3 4 5 0]   padded 
 events 1 2 3 4 5, max_len=3     read [2 3 4]       targets [3 4 5]       crop "last"
 ```
 
+Where the histories have context, the context of an event goes with the event that is read, and the
+context of a request with the target that answers it.
+
 An epoch puts the histories in random order, sorts stretches of them by length, cuts the stretches
 into batches of about equally many positions, and puts the batches in random order: each history is
 read once, and which histories meet in a batch changes from epoch to epoch.
-Shapes: U users, B batch, T positions.
+Shapes: U users, B batch, T positions, C context columns.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ensue.data.context import take_rows
 from ensue.data.histories import Histories
 
 SORTED_BATCHES = 64  # batches whose histories are sorted together
@@ -72,14 +76,26 @@ class LengthBatches:
 
     def gather(
         self, users: NDArray[np.int64], rng: np.random.Generator
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return (items [B, T], targets [B, T]); 0 is padding in both, T the longest history's."""
+    ) -> tuple[NDArray[Any], ...]:
+        """Return (items [B, T], targets [B, T]); 0 is padding in both, T the longest history's.
+
+        Where the histories have context, that of the events read and that of the requests which the
+        targets answer come behind, both [B, T, C], 0 where there is padding.
+        """
+        histories = self._histories
         lengths = self._lengths[users]
-        ends = self._histories.ends[users]
+        ends = histories.ends[users]
         if self._crop == "random":
-            slack = self._histories.lengths[users] - 1 - lengths
+            slack = histories.lengths[users] - 1 - lengths
             ends = ends - rng.integers(0, slack + 1)
         rows = (ends - lengths - 1)[:, None] + np.arange(lengths.max() + 1)
         is_real = np.arange(lengths.max() + 1) <= lengths[:, None]
-        items = self._histories.items[np.where(is_real, rows, 0)].astype(np.int64) * is_real
-        return items[:, :-1] * is_real[:, 1:], items[:, 1:]  # the last event has no target
+        rows = np.where(is_real, rows, 0)
+        items = histories.items[rows].astype(np.int64) * is_real
+        pair = items[:, :-1] * is_real[:, 1:], items[:, 1:]  # the last event has no target
+        if not histories.event_context and not histories.request_context:
+            return pair
+        event = take_rows(histories.event_context, rows[:, :-1])
+        request = take_rows(histories.request_context, rows[:, 1:])
+        event[~is_real[:, 1:]] = request[~is_real[:, 1:]] = 0
+        return *pair, event, request

@@ -1,5 +1,8 @@
 """Evaluate a model on the held-out items of every user, ranked among the whole catalogue.
 
+A model that reads the context of requests is told that of each user's first held-out event, in the
+columns that it reads of requests alone.
+
 The model scores blocks of users whose size depends on the catalogue alone: 64 MiB of scores, and
 not less than 16 or more than 256 users; never [users, items]. The last block is filled up by
 repeating its users. So there is no batch size to set that a result could depend on.
@@ -21,6 +24,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from ensue.data.context import ContextSchema
 from ensue.data.dataset import Dataset, Part
 from ensue.data.histories import Histories
 from ensue.errors import DataError, RunError, UsageError
@@ -67,7 +71,8 @@ def evaluate(
     """
     rng = np.random.default_rng(seed)
     bootstrap = Bootstrap(num_resamples, confidence, rng)
-    task = _make_task(dataset, split, ks, exclude_seen, max_users, rng)
+    context = getattr(model, "context", ContextSchema())  # a scorer of one's own may have none
+    task = _make_task(dataset, context, split, ks, exclude_seen, max_users, rng)
     if model.num_items != dataset.num_items:
         raise UsageError(
             f"a model is evaluated on the catalogue it was made for; it has {model.num_items} "
@@ -93,6 +98,7 @@ class _Task:
     """What is to be ranked, for whom.
 
     users: [U] dense ids, ascending; targets: their distinct held-out items.
+    answers: [U], the row of the first held-out event of each user.
     """
 
     dataset: Dataset
@@ -100,6 +106,7 @@ class _Task:
     part: Part
     history: Histories
     users: NDArray[np.int64]
+    answers: NDArray[np.int64]
     targets: Jagged
     ks: tuple[int, ...]
     exclude_seen: bool
@@ -108,6 +115,7 @@ class _Task:
 
 def _make_task(
     dataset: Dataset,
+    context: ContextSchema,
     split: Split,
     ks: Sequence[int],
     exclude_seen: bool,
@@ -136,8 +144,9 @@ def _make_task(
         dataset=dataset,
         split=split,
         part=part,
-        history=dataset.histories(part),
+        history=dataset.histories(part, context),
         users=users,
+        answers=held_out.starts[users],
         targets=_distinct_items(held_out, users),
         ks=tuple(sorted(set(ks))),
         exclude_seen=exclude_seen,
@@ -196,7 +205,8 @@ def _rank_block(
 ) -> BlockRanks:
     """Score and rank users[first:last], at most `block_size` of them."""
     chosen = task.users[users]
-    batch = task.history.batch(np.resize(chosen, block_size), model.max_len)  # repeats users
+    places = np.resize(np.arange(users.start, users.stop), block_size)  # repeats users
+    batch = task.history.batch(task.users[places], model.max_len, answers=task.answers[places])
     scores = model.score(batch.to(device))
     shape = (block_size, task.dataset.num_items + 1)
     if scores.shape != shape:
@@ -254,6 +264,8 @@ def _describe(task: _Task, targets: TargetRanks) -> dict[str, Any]:
         if task.exclude_seen
         else "items of the user's history stay in the ranking"
     )
+    columns = task.history.request_context
+    context = {"request_context": "of the first held-out event of the user"} if columns else {}
     return {
         "dataset": {"name": info.name, "hash": info.hash},
         "split": task.split,
@@ -276,4 +288,5 @@ def _describe(task: _Task, targets: TargetRanks) -> dict[str, Any]:
         "slices": "head, torso, tail: items by interactions in the history part, cut where they "
         "hold 1/3 and 2/3 of all; new: items with none there; only targets in the slice count",
         "notes": list(info.notes),
+        **context,
     }

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ensue.config import Config
+from ensue.data.context import ContextSchema
 from ensue.data.histories import Histories, HistoryBatch
 
 
@@ -19,10 +20,14 @@ class Model(nn.Module, ABC):
 
     Settings come as a config object, facts of the data (numbers of users and items) as arguments.
     All that it learned is in its state_dict, so a run stores it as safetensors.
+
+    max_len: how many of the last items of a history it reads; None is all of them.
+    context: the context columns that it reads beside them.
     """
 
     Config: ClassVar[type[Config]]
     max_len: int | None = None
+    context: ContextSchema = ContextSchema()
 
     def __init__(self, config: Any, *, num_users: int, num_items: int) -> None:
         super().__init__()

@@ -4,6 +4,11 @@ A model of this kind reads a history once and has a query behind every event: al
 same time, and a new event at serving time is one step from a kept state.
 Shapes: B batch, T positions, D width of a query, I items. Sequences are padded with item 0 behind
 their end; what a model gives at padded positions has no meaning.
+
+A model that reads context takes two arguments more in `encode`, `encode_last` and `advance`: the
+context of the events, [B, T, C] beside the items, and that of the request behind each event, [B, T,
+C] or one [B, C]; C is the number of columns. None is missing in all columns. Query t depends on the
+context of events 0..t and on that of its own request alone.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from ensue.config import Config
@@ -42,6 +47,30 @@ class SequenceConfig(Config):
     num_negatives: int = Field(default=256, ge=1)
     negatives: Literal["uniform", "popularity", "in_batch"] = "uniform"
     calibration: float = Field(default=0.75, ge=0, le=1)
+
+
+class ContextConfig(SequenceConfig):
+    """Settings of the context that a model reads, by names of the dataset's context columns.
+
+    context_in: known with each past event, once it is over.
+    context_out: known of the request before it is answered. To list a column here is to declare
+        that: an hour or a page is known then; how long the next item will be watched is not, and
+        would make every evaluation too good to be true.
+    context_dim: width of the vectors that stand for the values of a categorical column.
+    """
+
+    context_in: list[str] = Field(default_factory=list)
+    context_out: list[str] = Field(default_factory=list)
+    context_dim: int = Field(default=8, ge=1)
+
+    @field_validator("context_in", "context_out", mode="before")
+    @classmethod
+    def _names(cls, value: Any) -> Any:
+        """Take one name without a list, and refuse a name that is there twice."""
+        names = [value] if isinstance(value, str) else value
+        if isinstance(names, list) and len({*map(str, names)}) < len(names):
+            raise ValueError("must name each column once")
+        return names
 
 
 class SequenceModel(Model):
@@ -126,6 +155,19 @@ class SequenceModel(Model):
             longest = int(lengths[order[first]])
             rows = order[first : first + max(1, SCORED_TOKENS // longest)]
             items = batch.right_padded(rows, longest)
-            queries[rows] = self.encode_last(items, lengths[rows] - 1).to(queries.dtype)
+            context = self._context_of(batch, rows, longest)
+            queries[rows] = self.encode_last(items, lengths[rows] - 1, *context).to(queries.dtype)
             first += len(rows)
         return queries, lengths
+
+    def _context_of(
+        self, batch: HistoryBatch, rows: Tensor, longest: int
+    ) -> tuple[()] | tuple[Tensor | None, Tensor | None]:
+        """Return the context of histories `rows` and of their requests, if the model reads any."""
+        if self.context.is_empty:
+            return ()
+        event, request = batch.event_context, batch.request_context
+        return (
+            None if event is None else batch.right_padded(rows, longest, event),
+            None if request is None else request[rows],
+        )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ensue.config import Config
+from ensue.data.context import ContextSchema
 from ensue.errors import UsageError, did_you_mean
 from ensue.models.base import FittedModel, Model
 from ensue.models.baselines.bpr import BPR
@@ -171,3 +173,18 @@ def get_preset(model: str, preset: str | None) -> dict[str, Any]:
         known = did_you_mean(preset, presets) if presets else " It has none."
         raise UsageError(f"{model} has no preset {preset!r}.{known}")
     return {**method.defaults, **presets[preset]}
+
+
+def build_model(
+    name: str, config: Config, *, num_users: int, num_items: int, context: ContextSchema
+) -> Model:
+    """Return a new model of the method called `name`.
+
+    Args:
+        context: what the context columns hold that the config names; only models that read any
+            take it.
+    """
+    facts: dict[str, Any] = {"num_users": num_users, "num_items": num_items}
+    if not context.is_empty:
+        facts["context"] = context
+    return get_method(name).model(config, **facts)

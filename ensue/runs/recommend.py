@@ -1,12 +1,13 @@
 """Ranked items for a known user or for any history: raw ids in, raw ids out.
 
-A user's history is what the run stores of it. Ties are ordered by ascending dense item id, as in
-evaluation. Shapes: B requests, I items.
+A user's history is what the run stores of it, with the context of its events where the model reads
+any; the context of the events of a given history is missing. Ties are ordered by ascending dense
+item id, as in evaluation. Shapes: B requests, I items, C context columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ensue.data.context import ContextEncoder, ContextSchema, take_rows
 from ensue.data.histories import Histories, HistoryBatch
 from ensue.data.ids import IdMap
 from ensue.errors import RunError, UsageError
@@ -30,6 +32,8 @@ class Recommendation:
     user: the raw user id; None where a history was given.
     is_known: whether the user was in the training data.
     unknown_items: items of the given history that are not in the catalogue and were left out.
+    unknown_context: values of the given context that the model does not know, as "name=value"; it
+        took them for missing.
     """
 
     items: list[str]
@@ -37,6 +41,7 @@ class Recommendation:
     user: str | None = None
     is_known: bool = False
     unknown_items: list[str] = field(default_factory=list)
+    unknown_context: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the answer, ready for JSON."""
@@ -45,33 +50,53 @@ class Recommendation:
             answer |= {"user": self.user, "known": self.is_known}
         if self.unknown_items:
             answer["unknown_items"] = self.unknown_items
+        if self.unknown_context:
+            answer["unknown_context"] = self.unknown_context
         return answer
 
 
 @dataclass(frozen=True)
 class _Request:
-    """A request in dense ids: user 0 is unknown; `items` is the history."""
+    """A request in dense ids: user 0 is unknown; `items` is the history.
+
+    event_context: [n, C] of the n items.
+    context: [C] of the request.
+    """
 
     user: int
     items: NDArray[np.int64]
     raw_user: str | None
     unknown_items: list[str]
+    event_context: NDArray[np.float64]
+    context: NDArray[np.float64]
+    unknown_context: list[str]
 
 
 class Recommender:
-    """Answers requests with one model. `histories` are those of the known users."""
+    """Answers requests with one model. `histories` are those of the known users.
+
+    Args:
+        encoder: of context as it is given; None is for models that read none.
+    """
 
     def __init__(
-        self, model: Model, user_ids: IdMap, item_ids: IdMap, histories: Histories
+        self,
+        model: Model,
+        user_ids: IdMap,
+        item_ids: IdMap,
+        histories: Histories,
+        encoder: ContextEncoder | None = None,
     ) -> None:
         self.model = model
         self.user_ids, self.item_ids, self.histories = user_ids, item_ids, histories
+        self.encoder = encoder or ContextEncoder(ContextSchema(), {})
 
     def recommend(
         self,
         *,
         users: Sequence[str | int] | None = None,
         histories: Sequence[Sequence[str | int]] | None = None,
+        context: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         k: int = 10,
         exclude_seen: bool = True,
         allow: Iterable[str | int] | None = None,
@@ -83,13 +108,16 @@ class Recommender:
         answer to an empty history.
 
         Args:
+            context: of the requests, by the names in context_out: one for all, or one for each.
+                What it leaves out is missing; values that the log does not have are too, and are
+                reported.
             k: at most this many items; fewer where the catalogue or the lists leave fewer.
             exclude_seen: leave out items of the history.
             allow: recommend these items only; items not in the catalogue are ignored.
             deny: never recommend these.
 
         Raises:
-            UsageError: no request, or k < 1.
+            UsageError: no request, k < 1, or the context does not fit the requests or the model.
         """
         if users is None and histories is None:
             raise UsageError("recommend needs users or histories; got neither.")
@@ -98,7 +126,12 @@ class Recommender:
         for name, value in (("users", users), ("histories", histories)):
             if isinstance(value, str):
                 raise UsageError(f"{name} must be a list; got the string {value!r}.")
-        requests = [*self._of_users(users or []), *self._of_histories(histories or [])]
+        users, histories = users or [], histories or []
+        contexts = _one_for_each(context, len(users) + len(histories))
+        requests = [
+            *self._of_users(users, contexts[: len(users)]),
+            *self._of_histories(histories, contexts[len(users) :]),
+        ]
         hidden = self._hidden(allow, deny)
         size = max(1, min(256, BLOCK_BYTES // (4 * (self.model.num_items + 1))))
         answers: list[Recommendation] = []
@@ -113,6 +146,7 @@ class Recommender:
         items: Sequence[str | int],
         user: str | int | None = None,
         unknown_items: Sequence[str] = (),
+        unknown_context: Sequence[str] = (),
         k: int = 10,
         exclude_seen: bool = True,
         allow: Iterable[str | int] | None = None,
@@ -121,34 +155,57 @@ class Recommender:
         """Return the recommendation for one history, whose scores [I + 1] may be known already.
 
         Args:
+            scores: None scores the history without any context.
             items: raw ids of the history, all in the catalogue.
             user: whose history it is, known or not.
         """
         if k < 1:
             raise UsageError(f"recommend needs k >= 1; got {k}.")
-        dense_user = 0 if user is None else int(self.user_ids.to_dense([user])[0])
-        raw_user = None if user is None else str(user)
-        request = _Request(dense_user, self.item_ids.to_dense(items), raw_user, list(unknown_items))
+        request = _Request(
+            user=0 if user is None else int(self.user_ids.to_dense([user])[0]),
+            items=self.item_ids.to_dense(items),
+            raw_user=None if user is None else str(user),
+            unknown_items=list(unknown_items),
+            event_context=self._missing(len(items)),
+            context=self.encoder.encode_request({})[0],
+            unknown_context=list(unknown_context),
+        )
         hidden = self._hidden(allow, deny)
         if scores is None:
             return self._answer([request], k, exclude_seen, hidden)[0]
         checked = _finite(scores.float().cpu()[None])
         return self._select(checked, [request], k, exclude_seen, hidden)[0]
 
-    def _of_users(self, users: Sequence[str | int]) -> list[_Request]:
-        dense = self.user_ids.to_dense(users)
-        return [
-            _Request(user, self.histories[user].astype(np.int64), str(raw), [])
-            for raw, user in zip(users, dense.tolist(), strict=True)
-        ]
-
-    def _of_histories(self, histories: Sequence[Sequence[str | int]]) -> list[_Request]:
+    def _of_users(
+        self, users: Sequence[str | int], contexts: Sequence[Mapping[str, Any]]
+    ) -> list[_Request]:
+        known = self.histories
         requests = []
-        for history in histories:
+        for raw, user, context in zip(
+            users, self.user_ids.to_dense(users).tolist(), contexts, strict=True
+        ):
+            rows = np.arange(known.starts[user], known.ends[user])
+            of_events = take_rows(known.event_context, rows)
+            encoded = self.encoder.encode_request(context)
+            items = known[user].astype(np.int64)
+            requests.append(_Request(user, items, str(raw), [], of_events, *encoded))
+        return requests
+
+    def _of_histories(
+        self, histories: Sequence[Sequence[str | int]], contexts: Sequence[Mapping[str, Any]]
+    ) -> list[_Request]:
+        requests = []
+        for history, context in zip(histories, contexts, strict=True):
             dense = self.item_ids.to_dense(history)
             unknown = [str(raw) for raw, item in zip(history, dense, strict=True) if item == 0]
-            requests.append(_Request(0, dense[dense > 0], None, unknown))
+            encoded = self.encoder.encode_request(context)
+            items = dense[dense > 0]
+            requests.append(_Request(0, items, None, unknown, self._missing(len(items)), *encoded))
         return requests
+
+    def _missing(self, num_events: int) -> NDArray[np.float64]:
+        """Return the context [n, C] of events that nothing is known of."""
+        return np.tile(self.encoder.encode_event({})[0], (num_events, 1))
 
     def _hidden(
         self, allow: Iterable[str | int] | None, deny: Iterable[str | int] | None
@@ -169,8 +226,13 @@ class Recommender:
         max_len = self.model.max_len
         first = [0 if max_len is None else max(len(r.items) - max_len, 0) for r in requests]
         read = [r.items[start:] for r, start in zip(requests, first, strict=True)]
-        scores = self._score(HistoryBatch.from_lists(read, users=[r.user for r in requests]))
-        return self._select(scores, requests, k, exclude_seen, hidden)
+        context: dict[str, Any] = {}
+        if not self.model.context.is_empty:
+            pairs = zip(requests, first, strict=True)
+            context["event_context"] = [r.event_context[start:] for r, start in pairs]
+            context["request_context"] = [r.context for r in requests]
+        batch = HistoryBatch.from_lists(read, users=[r.user for r in requests], **context)
+        return self._select(self._score(batch), requests, k, exclude_seen, hidden)
 
     def _select(
         self,
@@ -195,6 +257,7 @@ class Recommender:
                     user=request.raw_user,
                     is_known=request.user > 0,
                     unknown_items=request.unknown_items,
+                    unknown_context=request.unknown_context,
                 )
             )
         return answers
@@ -206,6 +269,24 @@ class Recommender:
         with torch.inference_mode():
             scores = self.model.score(batch.to(device)).float().cpu()
         return _finite(scores)
+
+
+def _one_for_each(
+    context: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, num_requests: int
+) -> Sequence[Mapping[str, Any]]:
+    """Return the context of each request."""
+    if context is None or isinstance(context, Mapping):
+        return [context or {}] * num_requests
+    if isinstance(context, str) or not all(isinstance(values, Mapping) for values in context):
+        raise UsageError(
+            f"context must map names to values, as in {{'page': 'home'}}; got {context!r}."
+        )
+    if len(context) != num_requests:
+        raise UsageError(
+            f"context must be one for all requests or one for each of {num_requests}; "
+            f"got {len(context)}."
+        )
+    return context
 
 
 def _finite(scores: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ensue.evaluation.gates import measure_gates
+from ensue.evaluation.gates import measure_context_gates, measure_gates
 from ensue.evaluation.slices import SLICES
 from ensue.files import atomic_file
 from ensue.models.sequential.m3 import M3
@@ -57,6 +57,7 @@ def build_html(
     evaluations: Mapping[str, Mapping[str, Any]],
     examples: Sequence[Example],
     gates: Sequence[Mapping[str, Any]] = (),
+    context_gates: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return the report as HTML text.
 
@@ -65,6 +66,7 @@ def build_html(
         log: the lines of log.jsonl; empty for a model that is not trained in epochs.
         evaluations: split ("validation", "test") -> its evaluation, as `Evaluation.to_dict`.
         gates: by history length, as `GateSlice.to_dict`; empty for a model without gates.
+        context_gates: by values of context, as `ContextGates.to_dict`.
 
     Raises:
         ExtraError: matplotlib is not installed.
@@ -78,7 +80,7 @@ def build_html(
             _learning(log, info),
             _metrics(evaluations),
             _slices(evaluations),
-            _gates(gates),
+            _gates(gates, context_gates),
             _examples(examples),
             _protocol(evaluations),
             _settings(info),
@@ -95,14 +97,21 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
     """
     path = run.path / "report.html" if out is None else Path(out)
     evaluations = {split: stored.to_dict() for split, stored in run.evaluations().items()}
-    gates = []
-    if isinstance(run.model, M3) and run.model.gate is not None:
-        measured = measure_gates(run.model, run.recommender.histories)
-        gates = [part.to_dict() for part in measured]
-    html = build_html(run.info, run.log(), evaluations, make_examples(run), gates)
+    gates, context_gates = _measure_gates(run)
+    html = build_html(run.info, run.log(), evaluations, make_examples(run), gates, context_gates)
     with atomic_file(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return path
+
+
+def _measure_gates(run: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the gates by history length and by values of context; nothing without gates."""
+    model, histories = run.model, run.recommender.histories
+    if not isinstance(model, M3) or model.gate is None:
+        return [], []
+    by_value = measure_context_gates(model, histories, model.context, run.context_values)
+    by_length = measure_gates(model, histories)
+    return [part.to_dict() for part in by_length], [part.to_dict() for part in by_value]
 
 
 def make_examples(run: Run) -> list[Example]:
@@ -253,30 +262,51 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _gates(gates: Sequence[Mapping[str, Any]]) -> str:
-    """Return a plot for each gate, and a table: means, and deviations across requests."""
+def _gates(gates: Sequence[Mapping[str, Any]], context_gates: Sequence[Mapping[str, Any]]) -> str:
+    """Return plots of each gate, and tables: means, and deviations across requests."""
     if not gates:
         return ""
     *by_length, everything = gates
     lengths = [f"{part['first']:,} to {part['last']:,}" for part in by_length]
-    drawings, rows = [], []
-    for name in everything["means"]:
-        pairs = [(part["means"][name], part["deviations"][name]) for part in by_length]
-        spans = [(max(mean - spread, 0.0), min(mean + spread, 1.0)) for mean, spread in pairs]
-        title = f"gate of the {name} range by length of the history"
-        drawings.append(draw_intervals(title, lengths, [mean for mean, _ in pairs], spans))
-    for label, part in zip([*lengths, "all"], gates, strict=True):
-        row: list[object] = [label, part["num_requests"]]
-        for name, mean in part["means"].items():
-            row += [Mean(mean, None), Mean(part["deviations"][name], None)]
-        rows.append(row)
-    heads = [head for name in everything["means"] for head in (name, f"{name}, deviation")]
+    parts = dict(zip(lengths, by_length, strict=True))
+    body = _gate_plots("length of the history", parts)
+    body += _gate_table("events", {**parts, "all": everything})
+    by_column: dict[tuple[str, str], dict[str, Mapping[str, Any]]] = {}
+    for part in context_gates:
+        label = "(missing)" if part["value"] is None else part["value"]
+        by_column.setdefault((part["column"], part["side"]), {})[label] = part
+    for (column, side), values in by_column.items():
+        what = f"{column} of the {'last event' if side == 'event' else 'request'}"
+        body += _gate_plots(what, values) + _gate_table(what, values)
     explanation = (
         "<p>How far the gates open, from 0 to 1: the mean over requests, and the standard "
         "deviation across them (the bars). A gate that does not vary is not used.</p>"
     )
-    means = table(["events", "requests", *heads], rows)
-    return section("Gates", f"{explanation}{plots(drawings)}{means}")
+    return section("Gates", explanation + body)
+
+
+def _gate_plots(what: str, parts: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a plot for each gate, with a row for each of the labeled parts."""
+    drawings = []
+    for name in next(iter(parts.values()))["means"]:
+        pairs = [(part["means"][name], part["deviations"][name]) for part in parts.values()]
+        spans = [(max(mean - spread, 0.0), min(mean + spread, 1.0)) for mean, spread in pairs]
+        title = f"gate of the {name} range by {what}"
+        drawings.append(draw_intervals(title, list(parts), [mean for mean, _ in pairs], spans))
+    return plots(drawings)
+
+
+def _gate_table(what: str, parts: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a table with a row for each of the labeled parts."""
+    rows = []
+    for label, part in parts.items():
+        row: list[object] = [label, part["num_requests"]]
+        for name, mean in part["means"].items():
+            row += [Mean(mean, None), Mean(part["deviations"][name], None)]
+        rows.append(row)
+    names = next(iter(parts.values()))["means"]
+    heads = [head for name in names for head in (name, f"{name}, deviation")]
+    return table([what, "requests", *heads], rows)
 
 
 def _examples(examples: Sequence[Example]) -> str:

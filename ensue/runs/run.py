@@ -1,12 +1,15 @@
 """A run directory: all that is needed to recommend, movable to a machine without the dataset.
 
 ```
-RUN/run.json              model, settings, dataset (name, hash, counts), seed, versions, hardware,
-                          metrics; written last: a folder without it is an unfinished training
+RUN/run.json              model, settings, what its context columns hold, dataset (name, hash,
+                          counts), seed, versions, hardware, metrics; written last: a folder without
+                          it is an unfinished training
 RUN/model.safetensors     everything the model learned
 RUN/users.arrow           raw_id and end (row number in histories.arrow) of each user
 RUN/items.arrow           raw_id and item columns
-RUN/histories.arrow       item: all interactions, by user, oldest first
+RUN/histories.arrow       item: all interactions, by user, oldest first; and the context columns
+                          that the model reads
+RUN/context_NAME.arrow    raw_id: the values of a categorical context column, in the order of codes
 RUN/log.jsonl             one line an epoch
 RUN/checkpoints/          to resume from
 RUN/evaluation/           what `ensue evaluate` found
@@ -16,7 +19,7 @@ RUN/evaluation/           what `ensue evaluate` found
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +29,7 @@ import polars as pl
 
 from ensue.config import make_config
 from ensue.data.arrow_file import ColumnFile, read_columns
+from ensue.data.context import ContextEncoder, ContextSchema
 from ensue.data.dataset import Dataset
 from ensue.data.histories import Histories
 from ensue.data.ids import IdMap
@@ -34,7 +38,7 @@ from ensue.evaluation.evaluator import evaluate
 from ensue.evaluation.result import Evaluation
 from ensue.files import atomic_file, write_json
 from ensue.models.base import Model
-from ensue.models.table import get_method
+from ensue.models.table import build_model, get_method
 from ensue.runs.follow import Follower
 from ensue.runs.recommend import Recommendation, Recommender
 from ensue.training.checkpoints import load_tensors, save_tensors
@@ -67,10 +71,15 @@ class Run:
     @cached_property
     def model(self) -> Model:
         """The trained model, in evaluation mode."""
-        counts = self.info["dataset"]["counts"]
-        method = get_method(self.info["model"])
-        config = make_config(method.model.Config, self.info["config"])
-        model = method.model(config, num_users=counts["users"], num_items=counts["items"])
+        counts, name = self.info["dataset"]["counts"], self.info["model"]
+        config = make_config(get_method(name).model.Config, self.info["config"])
+        model = build_model(
+            name,
+            config,
+            num_users=counts["users"],
+            num_items=counts["items"],
+            context=ContextSchema.from_dict(self.info.get("context", {})),
+        )
         weights, _ = load_tensors(self.path / "model.safetensors")
         try:
             model.load_state_dict(weights, assign=True)
@@ -97,19 +106,37 @@ class Run:
         """The model with the id maps and the stored histories."""
         ends = pl.read_ipc(self.path / "users.arrow", columns=["end"])["end"].to_numpy()
         ends = np.concatenate([[0], ends]).astype(np.int64)  # user 0 has no history
-        items = read_columns(self.path / "histories.arrow")["item"]
+        columns, context = read_columns(self.path / "histories.arrow"), self.model.context
+        histories = Histories(
+            columns["item"],
+            np.concatenate([[0], ends[:-1]]),
+            ends,
+            tuple(columns[column.name] for column in context.event),
+            tuple(columns[column.name] for column in context.request),
+        )
         return Recommender(
             self.model,
             IdMap.read(self.path / "users.arrow"),
             IdMap(self.item_table["raw_id"]),
-            Histories(items, np.concatenate([[0], ends[:-1]]), ends),
+            histories,
+            ContextEncoder(context, self.context_values),
         )
+
+    @cached_property
+    def context_values(self) -> dict[str, IdMap]:
+        """The values behind the codes of each categorical context column that the model reads."""
+        return {
+            column.name: IdMap.read(self.path / f"context_{column.name}.arrow")
+            for column in self.model.context.columns
+            if column.num_values is not None
+        }
 
     def recommend(
         self,
         *,
         users: Sequence[str | int] | None = None,
         histories: Sequence[Sequence[str | int]] | None = None,
+        context: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         k: int = 10,
         exclude_seen: bool = True,
         allow: Iterable[str | int] | None = None,
@@ -119,6 +146,7 @@ class Run:
         return self.recommender.recommend(
             users=users,
             histories=histories,
+            context=context,
             k=k,
             exclude_seen=exclude_seen,
             allow=allow,
@@ -199,9 +227,16 @@ def save_run(path: Path, model: Model, dataset: Dataset, info: dict[str, Any]) -
         users.write_ipc(temporary)
     with atomic_file(path / "items.arrow") as temporary:
         dataset.items_table.write_ipc(temporary)
+    columns = {"item": dataset.column("item")}
+    for column in model.context.columns:
+        columns[column.name] = dataset.column(column.name)
+        if column.num_values is not None:
+            with atomic_file(path / f"context_{column.name}.arrow") as temporary:
+                dataset.vocabulary(column.name).raw.to_frame().write_ipc(temporary)
     with atomic_file(path / "histories.arrow") as temporary:
-        items = dataset.column("item")
-        with ColumnFile(temporary, {"item": np.int32}, num_rows=len(items)) as file:
-            file.write({"item": items}, first_row=0)
-    write_json(path / "run.json", {"format": FORMAT, **info})
+        dtypes = {name: values.dtype for name, values in columns.items()}
+        with ColumnFile(temporary, dtypes, num_rows=dataset.num_interactions) as file:
+            file.write(columns, first_row=0)
+    context = {} if model.context.is_empty else {"context": model.context.to_dict()}
+    write_json(path / "run.json", {"format": FORMAT, **info, **context})
     return Run(path)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +15,14 @@ from typing import Any, Literal
 import torch
 
 from ensue.config import Config, ConfigT, make_config
+from ensue.data.context import ContextSchema
 from ensue.data.dataset import Dataset
 from ensue.errors import ConfigError, DataError, UsageError, did_you_mean
 from ensue.evaluation.evaluator import evaluate
 from ensue.evaluation.metrics import FORMULAS
 from ensue.models.base import FittedModel, Model
-from ensue.models.table import get_method, get_preset
+from ensue.models.sequence import ContextConfig
+from ensue.models.table import build_model, get_method, get_preset
 from ensue.runs.output import open_output
 from ensue.runs.run import Run, save_run
 from ensue.training.config import TrainingConfig
@@ -65,6 +68,7 @@ def train(
     if fit not in ("train", "train+validation"):
         raise UsageError(f"fit must be 'train' or 'train+validation'; got {fit!r}.")
     config, training = resolve_settings(model, {**get_preset(model, preset), **settings})
+    make = _model_maker(model, config, dataset)
     out = Path(out)
     chosen = {
         "model": model,
@@ -84,11 +88,9 @@ def train(
         raise UsageError(f"a training is resumed when it is unfinished; {out} is finished.")
     started = time.perf_counter()
     if training is None:
-        trained, result = _fit(model, config, dataset, fit)
+        trained, facts = _fit(make, dataset, fit)
     else:
-        trained, result = _train(
-            model, config, training, dataset, fit, out, on_validation, resume=is_resumed
-        )
+        trained, facts = _train(make, training, dataset, fit, out, on_validation, resume=is_resumed)
     info = {
         **chosen,
         "preset": preset,
@@ -99,7 +101,7 @@ def train(
         "num_parameters": sum(tensor.numel() for tensor in trained.state_dict().values()),
         "versions": _versions(),
         "hardware": _hardware(),
-        **result,
+        **facts,
     }
     return save_run(out, trained, dataset, info)
 
@@ -146,9 +148,10 @@ def validation_metrics() -> list[str]:
     ]
 
 
-def _fit(name: str, config: Config, dataset: Dataset, fit: Fit) -> tuple[Model, dict[str, Any]]:
+def _fit(make: Callable[[], Model], dataset: Dataset, fit: Fit) -> tuple[Model, dict[str, Any]]:
     """Return a model computed in one go, and what to say of it."""
-    model = _make_model(name, config, dataset, seed=0)
+    torch.manual_seed(0)
+    model = make()
     assert isinstance(model, FittedModel)
     histories = dataset.histories(fit)
     if histories.lengths.sum() == 0:
@@ -159,8 +162,7 @@ def _fit(name: str, config: Config, dataset: Dataset, fit: Fit) -> tuple[Model, 
 
 
 def _train(
-    name: str,
-    config: Config,
+    make: Callable[[], Model],
     training: TrainingConfig,
     dataset: Dataset,
     fit: Fit,
@@ -172,9 +174,11 @@ def _train(
     """Return a model trained by gradient steps, and what to say of it."""
     device = pick_device(training.device)
     with torch.random.fork_rng():
-        model = _make_model(name, config, dataset, seed=training.seed).to(device)
+        torch.manual_seed(training.seed)
+        model = make().to(device)
+        histories = dataset.histories(fit, model.context)
         objective = make_objective(
-            model, dataset.histories(fit), batch_size=training.batch_size, seed=training.seed
+            model, histories, batch_size=training.batch_size, seed=training.seed
         )
         validate = _make_validate(dataset, fit)
         loop = TrainingLoop(
@@ -194,9 +198,19 @@ def _train(
     }
 
 
-def _make_model(name: str, config: Config, dataset: Dataset, *, seed: int) -> Model:
-    torch.manual_seed(seed)
-    return get_method(name).model(config, num_users=dataset.num_users, num_items=dataset.num_items)
+def _model_maker(name: str, config: Config, dataset: Dataset) -> Callable[[], Model]:
+    """Return what makes a new model; the context columns that the config names are found here."""
+    context = ContextSchema()
+    if isinstance(config, ContextConfig):
+        context = dataset.context_schema(config.context_in, config.context_out)
+    return partial(
+        build_model,
+        name,
+        config,
+        num_users=dataset.num_users,
+        num_items=dataset.num_items,
+        context=context,
+    )
 
 
 def _make_validate(dataset: Dataset, fit: Fit) -> Validate | None:

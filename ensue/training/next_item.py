@@ -50,13 +50,18 @@ class NextItemObjective(Objective):
             self._beta = gbce_beta(config.num_negatives, model.num_items, config.calibration)
 
     def batches(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
-        """Yield items [B, T], targets [B, T] and negatives ([N], [S, N] or none)."""
+        """Yield items [B, T], targets [B, T] and negatives ([N], [S, N] or none).
+
+        Where the histories have context, that of the events and that of the requests come behind,
+        both [B, T, C].
+        """
         plan = self._batches.plan(np.random.default_rng(self.generator_state(epoch)))
         for number in range(first, len(plan)):
             rng = np.random.default_rng(self.generator_state(epoch, number + 1))
-            items, targets = self._batches.gather(plan[number], rng)
+            items, targets, *context = self._batches.gather(plan[number], rng)
             negatives = self._draw(targets, self.generator(epoch, number + 1))
-            yield torch.from_numpy(items), torch.from_numpy(targets), negatives
+            rest = map(torch.from_numpy, context)
+            yield torch.from_numpy(items), torch.from_numpy(targets), negatives, *rest
 
     def count(self, batch: Batch) -> int:
         """Return the number of real positions."""
@@ -64,9 +69,9 @@ class NextItemObjective(Objective):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Return the mean loss of the real positions."""
-        items, targets, negatives = batch
+        items, targets, negatives, *context = batch
         positions = targets.flatten().nonzero().squeeze(1)
-        queries = model.encode(items).flatten(0, 1).index_select(0, positions)
+        queries = model.encode(items, *context).flatten(0, 1).index_select(0, positions)
         targets = targets.flatten()[positions]
         if self._config.loss == "softmax":
             total = full_softmax_loss(

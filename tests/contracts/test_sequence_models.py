@@ -1,7 +1,8 @@
 """What every model of sequences must do. A new model joins with one line in CASES.
 
 Weights are random and larger than at the start of a training, so that no part of a model is near
-the identity; everything is compared in float64.
+the identity; everything is compared in float64. Models that read context are given one that depends
+on the item and its place (of events) and on the place alone (of requests).
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from ensue.data.context import ContextColumn, ContextSchema
 from ensue.data.histories import HistoryBatch
 from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.gru4rec import GRU4Rec, GRU4RecConfig
@@ -22,6 +25,7 @@ from ensue.models.sequential.sasrec import SASRec, SASRecConfig
 
 NUM_ITEMS = 30
 MAX_LEN = 12
+CATEGORY, NUMBER = ContextColumn("category", 3), ContextColumn("number")
 
 
 def gru4rec(**settings: Any) -> Callable[[], SequenceModel]:
@@ -29,9 +33,12 @@ def gru4rec(**settings: Any) -> Callable[[], SequenceModel]:
     return lambda: GRU4Rec(config, num_users=5, num_items=NUM_ITEMS)
 
 
-def m3(**settings: Any) -> Callable[[], SequenceModel]:
+def m3(context: ContextSchema | None = None, **settings: Any) -> Callable[[], SequenceModel]:
+    if context:
+        settings["context_in"] = [column.name for column in context.event]
+        settings["context_out"] = [column.name for column in context.request]
     config = M3Config(dim=8, max_len=MAX_LEN, **settings)
-    return lambda: M3(config, num_users=5, num_items=NUM_ITEMS)
+    return lambda: M3(config, num_users=5, num_items=NUM_ITEMS, context=context)
 
 
 CASES: dict[str, Callable[[], SequenceModel]] = {
@@ -53,6 +60,9 @@ CASES: dict[str, Callable[[], SequenceModel]] = {
     "m3-l": m3(parts="l"),
     "m3-sum-top": m3(mixture="sum", gates="top", output="tied"),
     "m3-others": m3(parts="tl", long_reads_last=False),
+    "m3-context": m3(ContextSchema((CATEGORY, NUMBER), (NUMBER, CATEGORY))),
+    "m3-context-in": m3(ContextSchema(event=(NUMBER,)), short="conv", gates="bottom"),
+    "m3-context-out": m3(ContextSchema(request=(CATEGORY,)), mixture="sum", parts="sl"),
 }
 
 
@@ -64,6 +74,9 @@ def model(request: pytest.FixtureRequest) -> SequenceModel:
         for parameter in made.parameters():
             parameter.copy_(torch.randn_like(parameter) * 0.5)
         made.item_embedding[0] = 0
+    if isinstance(made, M3):
+        for features in (made.event_features, made.request_features):
+            features.standardize_([(0.2, 0.7)] * len(features.numeric))
     return made
 
 
@@ -72,10 +85,51 @@ def histories(lengths: list[int]) -> list[list[int]]:
     return [rng.integers(1, NUM_ITEMS + 1, length).tolist() for length in lengths]
 
 
-@torch.no_grad()
+def values_of(columns: tuple[ContextColumn, ...], places: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the context [n, C] of n events or requests; some values are missing."""
+    known = {CATEGORY: places % 4, NUMBER: np.where(places % 5 == 0, np.nan, np.sin(places))}
+    return np.stack([np.zeros(len(places)), *(known[column] for column in columns)], axis=1)[:, 1:]
+
+
+def context_of(model: SequenceModel, row: list[int]) -> list[NDArray[np.float64]]:
+    """Return the context of each event and of each request behind one [n, C]; [] of no context."""
+    if model.context.is_empty:
+        return []
+    places = np.arange(len(row))
+    return [
+        values_of(model.context.event, 7 * np.array(row, dtype=np.int64) + places),
+        values_of(model.context.request, 3 * places + 1),
+    ]
+
+
+def batch_of(model: SequenceModel, rows: list[list[int]]) -> HistoryBatch:
+    if model.context.is_empty:
+        return HistoryBatch.from_lists(rows)
+    contexts = [context_of(model, row) for row in rows]
+    none = np.zeros(len(model.context.request))  # of a history without events
+    return HistoryBatch.from_lists(
+        rows,
+        event_context=[event for event, _ in contexts],
+        request_context=[request[-1] if len(request) else none for _, request in contexts],
+    )
+
+
 def encode(model: SequenceModel, *rows: list[int], width: int | None = None) -> Tensor:
     width = max(len(row) for row in rows) if width is None else width
-    return model.encode(torch.tensor([row + [0] * (width - len(row)) for row in rows]))
+    contexts = [
+        [np.pad(values, ((0, width - len(row)), (0, 0))) for values in context_of(model, row)]
+        for row in rows
+    ]
+    items = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    context = [torch.from_numpy(np.stack(side)) for side in zip(*contexts, strict=True)]
+    with torch.no_grad():
+        return model.encode(items, *context)
+
+
+def follow(model: SequenceModel, state: Any, row: list[int], place: int) -> tuple[Tensor, Any]:
+    """Read the event at a place of a history, and answer the request behind it."""
+    context = [torch.from_numpy(values[place]) for values in context_of(model, row)]
+    return model.advance(state, row[place], *context)
 
 
 def test_one_query_for_each_event(model: SequenceModel) -> None:
@@ -117,7 +171,7 @@ def test_queries_are_the_last_of_each_history(
     monkeypatch.setattr("ensue.models.sequence.SCORED_TOKENS", 2 * MAX_LEN)
     rows = histories([3, 0, MAX_LEN, 1, 8, 8, 5])
     with torch.no_grad():
-        queries, lengths = model.queries(HistoryBatch.from_lists(rows))
+        queries, lengths = model.queries(batch_of(model, rows))
     assert lengths.tolist() == [3, 0, MAX_LEN, 1, 8, 8, 5]
     assert queries[1].count_nonzero() == 0
     for row, query in zip(rows, queries, strict=True):
@@ -129,9 +183,9 @@ def test_queries_are_the_last_of_each_history(
 def test_a_kept_state_follows_a_history_event_by_event(model: SequenceModel) -> None:
     (row,) = histories([2 * MAX_LEN])  # beyond what is read in training
     state = model.start()
-    for length, item in enumerate(row, start=1):
-        query, state = model.advance(state, item)
-        expected = model.score(HistoryBatch.from_lists([row[:length]]))[0]
+    for length in range(1, len(row) + 1):
+        query, state = follow(model, state, row, length - 1)
+        expected = model.score(batch_of(model, [row[:length]]))[0]
         torch.testing.assert_close(model.match(query[None])[0], expected)
 
 
@@ -139,30 +193,33 @@ def test_a_kept_state_follows_a_history_event_by_event(model: SequenceModel) -> 
 def test_a_state_can_be_continued_in_two_ways(model: SequenceModel) -> None:
     (row,) = histories([4])
     state = model.start()
-    for item in row:
-        _, state = model.advance(state, item)
-    first, _ = model.advance(state, 5)
-    model.advance(state, 6)
-    again, _ = model.advance(state, 5)
+    for place in range(4):
+        _, state = follow(model, state, row, place)
+    first, _ = follow(model, state, [*row, 5], 4)
+    follow(model, state, [*row, 6], 4)
+    again, _ = follow(model, state, [*row, 5], 4)
     assert torch.equal(first, again)
 
 
 @torch.no_grad()
 def test_a_history_without_events_gets_the_popular_items(model: SequenceModel) -> None:
     model.log_popularity.copy_(torch.arange(NUM_ITEMS + 1.0).log())
-    scores = model.score(HistoryBatch.from_lists([[], [3]]))
+    scores = model.score(batch_of(model, [[], [3]]))
     torch.testing.assert_close(scores[0], model.log_popularity)
     assert not torch.equal(scores[1], model.log_popularity)
 
 
 def test_finite_differences_of_every_parameter(model: SequenceModel) -> None:
     items = torch.tensor([[3, 5, 3, 9], [7, 2, 0, 0]])
+    sides = zip(*(context_of(model, row) for row in items.tolist()), strict=True)
+    context = [torch.from_numpy(np.stack(side)) for side in sides]
     generator = torch.Generator().manual_seed(0)
-    weights = torch.randn(model.encode(items).shape, dtype=torch.float64, generator=generator)
+    shape = model.encode(items, *context).shape
+    weights = torch.randn(shape, dtype=torch.float64, generator=generator)
     weights[1, 2:] = 0  # padded positions
 
     def loss() -> Tensor:
-        return (model.encode(items) * weights).sum()
+        return (model.encode(items, *context) * weights).sum()
 
     model.zero_grad()
     loss().backward()

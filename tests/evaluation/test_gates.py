@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
 import pytest
 import torch
 from torch import Tensor
 
-from ensue.evaluation.gates import measure_gates
+from ensue.data.context import ContextColumn, ContextSchema
+from ensue.data.ids import IdMap
+from ensue.evaluation.gates import measure_context_gates, measure_gates
 from tests.contracts.planted import histories_of
 
 
@@ -55,3 +61,67 @@ def test_long_histories_count_by_their_last_events(monkeypatch: pytest.MonkeyPat
 
 def test_no_events_no_gates() -> None:
     assert measure_gates(Known(), histories_of([[], []])) == []
+
+
+class KnownContext:
+    """Both gates are read off the context: of the last event, and of the request."""
+
+    gate_names = ("event", "request")
+
+    def open_gates(self, items: Tensor, event: Tensor, request: Tensor) -> Tensor:
+        assert event.shape == (*items.shape, 2)
+        return torch.stack([event[..., 1] / 10, request[..., 0] / 10], dim=-1)
+
+
+def test_gates_by_value_of_context(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are the events that another one follows; its page is that of the request."""
+    monkeypatch.setattr("ensue.evaluation.gates.BATCH_TOKENS", 5)
+    codes = np.array([1, 2, 2, 3, 3, 0, 3, 1, 2])  # of 2 4 6 | | 8 | 4 2 2 6 9
+    pages, hours = codes.astype(np.int32), 10 - codes.astype(float)
+    histories = replace(HISTORIES, event_context=(pages, hours), request_context=(pages,))
+    page = ContextColumn("page", 3)
+    schema = ContextSchema((page, ContextColumn("hour")), (page,))
+    known = {"page": IdMap(pl.Series(["a", "b", "c"]))}
+    found = measure_context_gates(KnownContext(), histories, schema, known)
+    # Pairs of pages are 12 22 | 30 03 31 12; user 3 has one event, which nothing follows.
+    assert [(m.side, m.column, m.value, m.num_requests) for m in found] == [
+        ("event", "page", "a", 2),
+        ("event", "page", "c", 2),
+        ("event", "page", None, 1),
+        ("event", "page", "b", 1),
+        ("request", "page", "b", 3),
+        ("request", "page", None, 1),
+        ("request", "page", "a", 1),
+        ("request", "page", "c", 1),
+    ]
+    assert found[0].means["event"] == pytest.approx(0.9)
+    assert found[0].deviations == pytest.approx({"event": 0.0, "request": 0.0})
+    assert found[1].means["request"] == pytest.approx(0.05)  # c then missing, c then a
+    assert found[1].deviations["request"] == pytest.approx(0.05)
+    assert found[4].means == pytest.approx({"event": (9 + 8 + 9) / 30, "request": 0.2})
+    by_length = measure_gates(KnownContext(), histories)
+    assert [(m.first, m.last, m.num_requests) for m in by_length] == [
+        (1, 1, 2),
+        (2, 3, 3),
+        (4, 4, 1),
+        (1, 4, 6),
+    ]
+
+
+def test_the_most_frequent_values_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ensue.evaluation.gates.MAX_VALUES", 1)
+    codes = np.array([1, 2, 2, 2, 1, 1, 1, 2, 1], dtype=np.int32)
+    histories = replace(HISTORIES, request_context=(codes,))
+    schema = ContextSchema(request=(ContextColumn("page", 2),))
+
+    class OfRequest:
+        gate_names = ("only",)
+
+        def open_gates(self, items: Tensor, event: Tensor, request: Tensor) -> Tensor:
+            assert event.shape == (*items.shape, 0)
+            return request
+
+    (found,) = measure_context_gates(
+        OfRequest(), histories, schema, {"page": IdMap(pl.Series(["a", "b"]))}
+    )
+    assert (found.value, found.num_requests, found.means) == ("a", 3, {"only": 1.0})

@@ -150,6 +150,25 @@ def test_gates_by_length_of_the_history():
     assert sum(tag == "svg" for tag, _ in page.tags) == 2
 
 
+def test_gates_by_value_of_context():
+    part = {"means": {"tiny": 0.25}, "deviations": {"tiny": 0.3125}, "num_requests": 40}
+    gates = [{"first": 1, "last": 1, **part}, {"first": 1, "last": 1, **part}]
+    values = [
+        {"side": side, "column": "page", "value": value, **part}
+        for side, value in (("event", "<home>"), ("event", None), ("request", "<home>"))
+    ]
+    page = Page(build_html(INFO, [], {}, [], gates, values))
+    for text in (
+        "gate of the tiny range by page of the last event",
+        "gate of the tiny range by page of the request",
+        "page of the request",
+        "(missing)",
+    ):
+        assert text in page.texts
+    assert page.texts.count("<home>") == 4  # in a plot and a table, twice
+    assert sum(tag == "svg" for tag, _ in page.tags) == 3
+
+
 @pytest.mark.parametrize(("gates", "is_shown"), [("bottom", True), ("fixed", False)])
 def test_a_run_with_gates_shows_them(tmp_path, gates, is_shown):
     histories = [[1, 2, 3, 4], [2, 3, 1], [3, 4, 1, 2], [4, 1, 2]]

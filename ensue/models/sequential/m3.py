@@ -5,8 +5,10 @@ Dependent User Sequences", WWW 2019, arXiv:1902.08588. M3R is short="gru", M3C i
 Departures: what the paper leaves open (widths, layers of the networks before and behind the
 encoders, the form of the attention) is one ReLU layer before, a ReLU and a linear layer behind,
 one width everywhere, so that the tiny range is the event itself, and attention by plain products.
-Features of the request are not read, so there is no gate that depends on them.
-Shapes: B batch, T positions, D width, E encoders, I items. Item 0 is padding.
+Context features stand beside the item vector (those of the event, c_in) and beside the mixture
+(those of the request, c_out); the paper does not say how they are made, see nn.context.
+Shapes: B batch, T positions, D width, E encoders, C context columns, F context features, I items.
+Item 0 is padding.
 """
 
 from __future__ import annotations
@@ -15,10 +17,13 @@ from collections.abc import Sequence
 from typing import Literal, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ensue.models.sequence import SequenceConfig, SequenceModel
+from ensue.data.context import ContextSchema
+from ensue.data.histories import Histories
+from ensue.models.sequence import ContextConfig, SequenceModel
+from ensue.nn.context import ContextFeatures
 from ensue.nn.dropout import Dropout
 from ensue.nn.embedding import gather_rows
 from ensue.nn.gates import SigmoidGates
@@ -34,15 +39,16 @@ PART_NAMES = {"t": "tiny", "s": "short", "l": "long"}
 State = tuple[Tensor, ...]  # what each encoder keeps of the past
 
 
-class M3Config(SequenceConfig):
+class M3Config(ContextConfig):
     """Settings of M3.
 
     parts: which of t (tiny), s (short), l (long) are used.
     short: the encoder of the short range, recurrent (M3R) or convolutional (M3C).
     conv_layers, conv_width: of "conv"; it reads 1 + conv_layers * (conv_width - 1) events.
     long_reads_last: whether the long range reads the last event too, as the tiny range does.
-    gates: what opens the gates: the last event ("bottom"), the encodings ("top"), or nothing: they
-        are 1 ("fixed").
+    gates: what opens the gates: the last event ("bottom"), the encodings ("top"), the context of
+        the last event and of the request ("context"), or nothing: they are 1 ("fixed"). "auto" is
+        "context" where there is any, and else "bottom".
     mixture: the gated encodings side by side, or their sum.
     output: whether items have vectors of their own in the output table, or "tied" ones, the same
         as in the input.
@@ -55,30 +61,69 @@ class M3Config(SequenceConfig):
     conv_layers: int = Field(default=2, ge=1)
     conv_width: int = Field(default=3, ge=1)
     long_reads_last: bool = True
-    gates: Literal["fixed", "bottom", "top"] = "bottom"
+    gates: Literal["auto", "fixed", "bottom", "top", "context"] = "auto"
     mixture: Literal["concat", "sum"] = "concat"
     output: Literal["own", "tied"] = "own"
     dropout: float = Field(default=0.2, ge=0, lt=0.99)
 
+    @model_validator(mode="after")
+    def _context_opens_gates(self) -> M3Config:
+        if self.gates == "context" and not (self.context_in or self.context_out):
+            raise ValueError("gates 'context' need columns in context_in or context_out")
+        return self
+
+    @property
+    def switch(self) -> str:
+        """What opens the gates, "auto" resolved."""
+        has_context = bool(self.context_in or self.context_out)
+        return self.gates if self.gates != "auto" else "context" if has_context else "bottom"
+
 
 class M3(SequenceModel):
-    """Events, encoders of them side by side, gates, and a network on top; all history is read."""
+    """Events, encoders of them side by side, gates, and a network on top; all history is read.
+
+    Args:
+        context: what the columns hold that the config names.
+    """
 
     Config = M3Config
 
-    def __init__(self, config: M3Config, *, num_users: int, num_items: int) -> None:
+    def __init__(
+        self,
+        config: M3Config,
+        *,
+        num_users: int,
+        num_items: int,
+        context: ContextSchema | None = None,
+    ) -> None:
         super().__init__(config, num_users=num_users, num_items=num_items)
+        self.context = context or ContextSchema()
+        named = [
+            [column.name for column in side] for side in (self.context.event, self.context.request)
+        ]
+        if named != [config.context_in, config.context_out]:
+            raise ValueError(
+                f"M3 needs the columns that its config names, {config.context_in} and "
+                f"{config.context_out}; got {named[0]} and {named[1]}"
+            )
         dim, num_parts = config.dim, len(config.parts)
+        self.event_features, self.request_features = (
+            ContextFeatures([column.num_values for column in side], dim=config.context_dim)
+            for side in (self.context.event, self.context.request)
+        )
         self.item_embedding = _table(num_items, dim)
         self.own_output = _table(num_items, dim) if config.output == "own" else None
         self.item_bias = nn.Parameter(torch.zeros(num_items + 1))
-        self.input = nn.Linear(dim, dim)
+        num_event, num_request = self.event_features.width, self.request_features.width
+        self.input = nn.Linear(dim + num_event, dim)
         encoders = nn.ModuleList([_encoder(part, config) for part in config.parts])
         self.encoders = cast("Sequence[RangeEncoder]", encoders)
         self.gate: SigmoidGates | None = None
-        if config.gates != "fixed":
-            self.gate = SigmoidGates(dim * (num_parts if config.gates == "top" else 1), num_parts)
-        self.hidden = nn.Linear(dim * (num_parts if config.mixture == "concat" else 1), dim)
+        widths = {"bottom": dim, "top": dim * num_parts, "context": num_event + num_request}
+        if config.switch != "fixed":
+            self.gate = SigmoidGates(widths[config.switch], num_parts)
+        num_mixed = dim * (num_parts if config.mixture == "concat" else 1)
+        self.hidden = nn.Linear(num_mixed + num_request, dim)
         self.output = nn.Linear(dim, dim)
         self.dropout = Dropout(config.dropout)
 
@@ -97,53 +142,127 @@ class M3(SequenceModel):
         """What is behind each gate, in the order of `open_gates`."""
         return [PART_NAMES[part] for part in self.config.parts]
 
-    def encode(self, items: Tensor) -> Tensor:
-        """Return the query behind every event [B, T, D] of items [B, T]."""
-        events = self._events(items)
-        return self._mix(events, [encoder(events) for encoder in self.encoders])
+    def observe_(self, histories: Histories) -> None:
+        """Take note of the popularity of items, and of the scale of numeric context columns."""
+        super().observe_(histories)
+        for features, columns in (
+            (self.event_features, histories.event_context),
+            (self.request_features, histories.request_context),
+        ):
+            moments = [histories.mean_and_deviation(columns[n]) for n in features.numeric]
+            features.standardize_(moments)
 
-    def encode_last(self, items: Tensor, last: Tensor) -> Tensor:
-        """Return the query [B, D] behind the events `last` [B]: attention for one query alone."""
-        events = self._events(items)
-        encodings = [encoder.last(events, last) for encoder in self.encoders]
-        return self._mix(events[torch.arange(len(items), device=items.device), last], encodings)
+    def encode(
+        self,
+        items: Tensor,
+        event_context: Tensor | None = None,
+        request_context: Tensor | None = None,
+    ) -> Tensor:
+        """Return the query behind every event [B, T, D] of items [B, T].
 
-    def open_gates(self, items: Tensor) -> Tensor:
-        """Return how far the gates are open behind every event [B, T, E], in the order of parts."""
-        events = self._events(items)
+        Args:
+            event_context, request_context: [B, T, C], as `models.sequence` says.
+        """
+        events, of_event = self._events(items, event_context)
+        of_request = self._features(self.request_features, request_context, items.shape)
         encodings = [encoder(events) for encoder in self.encoders]
-        return self._gates(events, torch.stack(encodings, dim=-2))
+        return self._mix(events, encodings, of_event, of_request)
+
+    def encode_last(
+        self,
+        items: Tensor,
+        last: Tensor,
+        event_context: Tensor | None = None,
+        request_context: Tensor | None = None,
+    ) -> Tensor:
+        """Return the query [B, D] behind the events `last` [B]: attention for one query alone.
+
+        Args:
+            request_context: [B, C], of the one request of each history.
+        """
+        events, of_event = self._events(items, event_context)
+        of_request = self._features(self.request_features, request_context, last.shape)
+        encodings = [encoder.last(events, last) for encoder in self.encoders]
+        rows = torch.arange(len(items), device=items.device)
+        return self._mix(events[rows, last], encodings, of_event[rows, last], of_request)
+
+    def open_gates(
+        self,
+        items: Tensor,
+        event_context: Tensor | None = None,
+        request_context: Tensor | None = None,
+    ) -> Tensor:
+        """Return how far the gates are open behind every event [B, T, E], in the order of parts."""
+        events, of_event = self._events(items, event_context)
+        of_request = self._features(self.request_features, request_context, items.shape)
+        encodings = [encoder(events) for encoder in self.encoders]
+        return self._gates(events, torch.stack(encodings, dim=-2), of_event, of_request)
 
     def start(self) -> State:
         """Return the state of a history without events."""
         return tuple(encoder.no_past() for encoder in self.encoders)
 
-    def advance(self, state: State, item: int) -> tuple[Tensor, State]:
-        """Return the query [D] behind the next event, and the state that has read it."""
-        event = self._events(torch.tensor([item], device=self.item_bias.device))  # [1, D]
+    def advance(
+        self,
+        state: State,
+        item: int,
+        event_context: Tensor | None = None,
+        request_context: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        """Return the query [D] behind the next event, and the state that has read it.
+
+        Args:
+            event_context, request_context: [C]. The state does not depend on the request.
+        """
+        items = torch.tensor([item], device=self.item_bias.device)
+        event, of_event = self._events(items, event_context)  # [1, D], [1, F]
+        of_request = self._features(self.request_features, request_context, items.shape)
         steps = [
             encoder.step(event, past) for encoder, past in zip(self.encoders, state, strict=True)
         ]
-        query = self._mix(event, [encoding for encoding, _ in steps])
+        query = self._mix(event, [encoding for encoding, _ in steps], of_event, of_request)
         return query[0], tuple(past for _, past in steps)
 
-    def _events(self, items: Tensor) -> Tensor:
-        """Return the event vectors z [*items.shape, D]."""
+    def _events(self, items: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the event vectors z [*items.shape, D], and the features of their context."""
+        features = self._features(self.event_features, context, items.shape)
         vectors = gather_rows(self.item_embedding, items, padding_idx=0)
-        return self.dropout(torch.relu(self.input(vectors)))
+        return self.dropout(torch.relu(self.input(_beside(vectors, features)))), features
 
-    def _mix(self, events: Tensor, encodings: list[Tensor]) -> Tensor:
-        """Return queries [..., D] for the last events [..., D] and the encodings, each [..., D]."""
+    def _features(
+        self, features: ContextFeatures, context: Tensor | None, shape: torch.Size
+    ) -> Tensor:
+        """Return the features [*shape, F] of a context [*shape, C], of which None is missing."""
+        values = features.missing if context is None else context
+        return features(values.expand(*shape, -1)).to(self.item_bias.dtype)
+
+    def _mix(
+        self, events: Tensor, encodings: list[Tensor], of_event: Tensor, of_request: Tensor
+    ) -> Tensor:
+        """Return queries [..., D] for the last events [..., D] and the encodings, each [..., D].
+
+        Args:
+            of_event, of_request: context features [..., F] of the last event and of the request.
+        """
         encoded = self.dropout(torch.stack(encodings, dim=-2))  # [..., E, D]
-        gated = encoded * self._gates(events, encoded).unsqueeze(-1)
+        gated = encoded * self._gates(events, encoded, of_event, of_request).unsqueeze(-1)
         mixed = gated.flatten(-2) if self.config.mixture == "concat" else gated.sum(dim=-2)
-        return self.output(torch.relu(self.hidden(mixed)))
+        return self.output(torch.relu(self.hidden(_beside(mixed, of_request))))
 
-    def _gates(self, events: Tensor, encoded: Tensor) -> Tensor:
+    def _gates(
+        self, events: Tensor, encoded: Tensor, of_event: Tensor, of_request: Tensor
+    ) -> Tensor:
         """Return the gates [..., E] for last events [..., D] and encodings [..., E, D]."""
         if self.gate is None:
             return encoded.new_ones(encoded.shape[:-1])
-        return self.gate(encoded.flatten(-2) if self.config.gates == "top" else events)
+        if self.config.switch == "context":
+            return self.gate(torch.cat([of_event, of_request], dim=-1))
+        return self.gate(encoded.flatten(-2) if self.config.switch == "top" else events)
+
+
+def _beside(vectors: Tensor, features: Tensor) -> Tensor:
+    """Return vectors [..., D] and features [..., F] side by side."""
+    return torch.cat([vectors, features], dim=-1) if features.shape[-1] else vectors
 
 
 def _table(num_items: int, dim: int) -> nn.Parameter:

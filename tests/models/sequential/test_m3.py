@@ -76,7 +76,7 @@ def by_definition(model: M3, items: list[int]) -> Tensor:
                     above.append(total.clamp(min=0))
                 layer_below = above
             encodings.append(layer_below[-1])
-    switch = last if config.gates == "bottom" else torch.cat(encodings)
+    switch = last if config.switch == "bottom" else torch.cat(encodings)
     gates = torch.ones(len(encodings)).double()
     if model.gate is not None:
         gates = 1 / (1 + (-model.gate.linear.weight @ switch - model.gate.linear.bias).exp())
@@ -116,7 +116,8 @@ def test_gates_and_mixture_of_the_worked_example() -> None:
         set_gates(model, bias)
         seen: list[Tensor] = []
         model.hidden.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
-        model._mix(LAST, [tiny, short, long])
+        none = LAST.new_zeros(0)  # context features
+        model._mix(LAST, [tiny, short, long], none, none)
         torch.testing.assert_close(seen[0], torch.tensor(expected).double(), rtol=0, atol=1e-6)
     gates = model.open_gates(torch.tensor([ITEMS]))
     torch.testing.assert_close(gates[0, 0], torch.tensor([0.5, 0.75, 0.25]).double())

@@ -137,3 +137,21 @@ def test_a_favorite_of_long_ago_needs_the_long_range() -> None:
     assert max(found["s"], found["ts"]) < chance + 0.1
     assert found["tsl"] > 0.98 * max(found["s"], found["l"])
     assert found["tsl"] > 0.9
+
+
+def test_without_the_order_the_short_range_loses_its_gain() -> None:
+    """Histories shuffled but for their last event keep all that does not depend on the order."""
+    rows = chain(400, 20, num_items=30, follows=0.9)
+    train, test = rows[:100], rows[100:]
+    rng = np.random.default_rng(1)
+    shuffled = [[*rng.permutation(row[:-1]).tolist(), row[-1]] for row in train]
+    in_order, without = (
+        hit_rate(
+            trained(data, 30, epochs=20, batch_size=16, parts="s", short="gru"), test, range(3, 20)
+        )
+        for data in (train, shuffled)
+    )
+    most_popular = np.bincount(np.concatenate(train)).argmax()
+    baseline = float(np.mean([row[3:] == most_popular for row in map(np.array, test)]))
+    assert in_order > baseline + 0.5
+    assert without - baseline < 0.25 * (in_order - baseline)
