@@ -119,32 +119,37 @@ class ConvolutionRange(nn.Module):
 class AttentionRange(nn.Module):
     """The long range whatever its order: the events, weighted by their likeness to the last one.
 
-    Keys and values are the events themselves, and the last of them is the query: nothing is learned
-    here, and there are no positions.
+    There are no positions. Query, keys and values are the events themselves, and nothing is learned
+    here; or, projected, linear images of them.
 
     Args:
         includes_last: whether the last event is among those that are read; without it the first
             position reads nothing and has the vector zero.
     """
 
-    def __init__(self, dim: int, *, includes_last: bool) -> None:
+    def __init__(self, dim: int, *, includes_last: bool, is_projected: bool = False) -> None:
         super().__init__()
         self.dim, self.includes_last = dim, includes_last
+        self.query, self.key, self.value = (
+            nn.Linear(dim, dim, bias=False) if is_projected else nn.Identity() for _ in range(3)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [B, T, D] for x [B, T, D]."""
         if self.includes_last:
-            keys = x[:, None]
-            return F.scaled_dot_product_attention(keys, keys, keys, is_causal=True)[:, 0]
+            queries, keys, values = self.query(x), self.key(x), self.value(x)
+            return F.scaled_dot_product_attention(
+                queries[:, None], keys[:, None], values[:, None], is_causal=True
+            )[:, 0]
         length = x.shape[1]
         is_read = torch.ones(length, length, dtype=torch.bool, device=x.device).tril(-1)
-        return _attend(x, x, is_read[None])
+        return self._attend(x, x, is_read[None])
 
     def last(self, x: Tensor, last: Tensor) -> Tensor:
         """Return the vectors [B, D] at the positions `last` [B]: one row of weights for each."""
         positions = torch.arange(x.shape[1], device=x.device)
         is_read = positions < last[:, None] + int(self.includes_last)
-        return _attend(_at(x, last)[:, None], x, is_read[:, None])[:, 0]
+        return self._attend(_at(x, last)[:, None], x, is_read[:, None])[:, 0]
 
     def no_past(self) -> Tensor:
         """Return the events read so far [n, D]: none."""
@@ -156,23 +161,26 @@ class AttentionRange(nn.Module):
         read = after if self.includes_last else after[:-1]
         if len(read) == 0:
             return torch.zeros_like(x), after
-        weights = torch.softmax(x @ read.T / self.dim**0.5, dim=1)
-        return weights @ read, after
+        weights = torch.softmax(self.query(x) @ self.key(read).T / self.dim**0.5, dim=1)
+        return weights @ self.value(read), after
 
+    def _attend(self, last: Tensor, x: Tensor, is_read: Tensor) -> Tensor:
+        """Return [B, Q, D]: events `last` [B, Q, D] over those of x [B, T, D] that is_read names.
 
-def _attend(queries: Tensor, x: Tensor, is_read: Tensor) -> Tensor:
-    """Return [B, Q, D]: queries [B, Q, D] over those of x [B, T, D] that is_read names.
+        An event that reads nothing has the result zero.
 
-    A query that reads nothing has the result zero.
-
-    Args:
-        is_read: [B, Q, T], or [1, Q, T] for all.
-    """
-    is_some = is_read.any(dim=2, keepdim=True)
-    mask = is_read | ~is_some  # where nothing is read, a softmax over nothing would be NaN
-    keys = x[:, None]
-    read = F.scaled_dot_product_attention(queries[:, None], keys, keys, attn_mask=mask[:, None])
-    return read[:, 0] * is_some
+        Args:
+            is_read: [B, Q, T], or [1, Q, T] for all.
+        """
+        is_some = is_read.any(dim=2, keepdim=True)
+        mask = is_read | ~is_some  # where nothing is read, a softmax over nothing would be NaN
+        read = F.scaled_dot_product_attention(
+            self.query(last)[:, None],
+            self.key(x)[:, None],
+            self.value(x)[:, None],
+            attn_mask=mask[:, None],
+        )
+        return read[:, 0] * is_some
 
 
 def _at(x: Tensor, last: Tensor) -> Tensor:

@@ -59,6 +59,8 @@ CASES: dict[str, Callable[[], SequenceModel]] = {
     "m3-s-conv": m3(parts="s", short="conv", conv_layers=1, conv_width=2),
     "m3-l": m3(parts="l"),
     "m3-sum-top": m3(mixture="sum", gates="top", output="tied"),
+    "m3-projected": m3(attention="projected", norm=True, hidden_dim=10),
+    "m3-others-projected": m3(attention="projected", long_reads_last=False),
     "m3-others": m3(parts="tl", long_reads_last=False),
     "m3-context": m3(ContextSchema((CATEGORY, NUMBER), (NUMBER, CATEGORY))),
     "m3-context-in": m3(ContextSchema(event=(NUMBER,)), short="conv", gates="bottom"),

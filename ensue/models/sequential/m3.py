@@ -4,7 +4,9 @@ Tang, Belletti, Jain, Chen, Beutel, Xu and Chi, "Towards Neural Mixture Recommen
 Dependent User Sequences", WWW 2019, arXiv:1902.08588. M3R is short="gru", M3C is short="conv".
 Departures: what the paper leaves open (widths, layers of the networks before and behind the
 encoders, the form of the attention) is one ReLU layer before, a ReLU and a linear layer behind,
-one width everywhere, so that the tiny range is the event itself, and attention by plain products.
+one width of all encoders, so that the tiny range is the event itself, and attention by plain
+products; a wider layer behind, attention with learned projections and normalized encodings are
+options of ours.
 Context features stand beside the item vector (those of the event, c_in) and beside the mixture
 (those of the request, c_out); the paper does not say how they are made, see nn.context.
 Shapes: B batch, T positions, D width, E encoders, C context columns, F context features, I items.
@@ -46,21 +48,28 @@ class M3Config(ContextConfig):
     short: the encoder of the short range, recurrent (M3R) or convolutional (M3C).
     conv_layers, conv_width: of "conv"; it reads 1 + conv_layers * (conv_width - 1) events.
     long_reads_last: whether the long range reads the last event too, as the tiny range does.
+    attention: whether the long range compares and adds up the events themselves ("plain"), or
+        linear images of them ("projected").
+    norm: layer normalization of the encodings, before the gates.
     gates: what opens the gates: the last event ("bottom"), the encodings ("top"), the context of
         the last event and of the request ("context"), or nothing: they are 1 ("fixed"). "auto" is
         "context" where there is any, and else "bottom".
     mixture: the gated encodings side by side, or their sum.
     output: whether items have vectors of their own in the output table, or "tied" ones, the same
         as in the input.
+    hidden_dim: width of the ReLU layer behind the mixture; None is `dim`.
     dropout: of the events and of the encodings.
     """
 
     dim: int = Field(default=64, ge=1)
+    hidden_dim: int | None = Field(default=None, ge=1)
     parts: Literal["t", "s", "l", "ts", "tl", "sl", "tsl"] = "tsl"
     short: Literal["gru", "conv"] = "gru"
     conv_layers: int = Field(default=2, ge=1)
     conv_width: int = Field(default=3, ge=1)
     long_reads_last: bool = True
+    attention: Literal["plain", "projected"] = "plain"
+    norm: bool = False
     gates: Literal["auto", "fixed", "bottom", "top", "context"] = "auto"
     mixture: Literal["concat", "sum"] = "concat"
     output: Literal["own", "tied"] = "own"
@@ -123,9 +132,23 @@ class M3(SequenceModel):
         if config.switch != "fixed":
             self.gate = SigmoidGates(widths[config.switch], num_parts)
         num_mixed = dim * (num_parts if config.mixture == "concat" else 1)
-        self.hidden = nn.Linear(num_mixed + num_request, dim)
-        self.output = nn.Linear(dim, dim)
+        hidden_dim = config.hidden_dim or dim
+        self.norm = nn.LayerNorm(dim) if config.norm else nn.Identity()
+        self.hidden = nn.Linear(num_mixed + num_request, hidden_dim)
+        self.output = nn.Linear(hidden_dim, dim)
         self.dropout = Dropout(config.dropout)
+        self._keep_scale_()
+
+    def _keep_scale_(self) -> None:
+        """Start with weights through which vectors keep their length, so that no layer is silent.
+
+        With the usual ones a query is some hundred times shorter than an item's vector.
+        """
+        for linear in (self.input, self.hidden):
+            nn.init.kaiming_normal_(linear.weight, nonlinearity="relu")
+            nn.init.zeros_(linear.bias)
+        nn.init.xavier_normal_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
 
     @property
     def output_embedding(self) -> nn.Parameter:
@@ -196,7 +219,8 @@ class M3(SequenceModel):
         events, of_event = self._events(items, event_context)
         of_request = self._features(self.request_features, request_context, items.shape)
         encodings = [encoder(events) for encoder in self.encoders]
-        return self._gates(events, torch.stack(encodings, dim=-2), of_event, of_request)
+        encoded = self.norm(torch.stack(encodings, dim=-2))
+        return self._gates(events, encoded, of_event, of_request)
 
     def start(self) -> State:
         """Return the state of a history without events."""
@@ -244,7 +268,7 @@ class M3(SequenceModel):
         Args:
             of_event, of_request: context features [..., F] of the last event and of the request.
         """
-        encoded = self.dropout(torch.stack(encodings, dim=-2))  # [..., E, D]
+        encoded = self.dropout(self.norm(torch.stack(encodings, dim=-2)))  # [..., E, D]
         gated = encoded * self._gates(events, encoded, of_event, of_request).unsqueeze(-1)
         mixed = gated.flatten(-2) if self.config.mixture == "concat" else gated.sum(dim=-2)
         return self.output(torch.relu(self.hidden(_beside(mixed, of_request))))
@@ -277,7 +301,11 @@ def _encoder(part: str, config: M3Config) -> nn.Module:
     if part == "t":
         return TinyRange()
     if part == "l":
-        return AttentionRange(config.dim, includes_last=config.long_reads_last)
+        return AttentionRange(
+            config.dim,
+            includes_last=config.long_reads_last,
+            is_projected=config.attention == "projected",
+        )
     if config.short == "gru":
         return RecurrentRange(config.dim)
     return ConvolutionRange(config.dim, num_layers=config.conv_layers, width=config.conv_width)

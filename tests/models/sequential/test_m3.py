@@ -59,8 +59,11 @@ def by_definition(model: M3, items: list[int]) -> Tensor:
             encodings.append(last)
         elif part == "l":
             read = events if config.long_reads_last else events[:-1]
-            weights = torch.stack([event @ last / math.sqrt(config.dim) for event in read]).exp()
-            mixed = sum(w * event for w, event in zip(weights / weights.sum(), read, strict=True))
+            images = [(encoder.key(event), encoder.value(event)) for event in read]
+            query = encoder.query(last) / math.sqrt(config.dim)
+            weights = torch.stack([key @ query for key, _ in images]).exp()
+            weights = weights / weights.sum()
+            mixed = sum(w * value for w, (_, value) in zip(weights, images, strict=True))
             encodings.append(mixed)
         elif config.short == "gru":
             encodings.append(encoder.gru(torch.stack(events)[None])[0][0, -1])
@@ -76,6 +79,10 @@ def by_definition(model: M3, items: list[int]) -> Tensor:
                     above.append(total.clamp(min=0))
                 layer_below = above
             encodings.append(layer_below[-1])
+    if config.norm:
+        for n, encoding in enumerate(encodings):
+            scaled = (encoding - encoding.mean()) / (encoding.var(correction=0) + 1e-5).sqrt()
+            encodings[n] = scaled * model.norm.weight + model.norm.bias
     switch = last if config.switch == "bottom" else torch.cat(encodings)
     gates = torch.ones(len(encodings)).double()
     if model.gate is not None:
@@ -94,6 +101,8 @@ def by_definition(model: M3, items: list[int]) -> Tensor:
         {"short": "conv", "conv_layers": 3, "conv_width": 2, "gates": "top"},
         {"mixture": "sum", "gates": "fixed", "long_reads_last": False},
         {"parts": "sl", "gates": "top"},
+        {"attention": "projected", "norm": True, "hidden_dim": 11},
+        {"attention": "projected", "norm": True, "gates": "top", "long_reads_last": False},
     ],
     ids=str,
 )
