@@ -35,7 +35,8 @@ class SequenceConfig(Config):
     crop: what is read of a longer history: its last events, or a stretch drawn anew each epoch.
     loss: "softmax" over the whole catalogue; "sampled_softmax" over `num_negatives` items shared by
         the positions of a batch, corrected for their sampling; "gbce" and "bce" against
-        `num_negatives` items drawn for each position.
+        `num_negatives` items drawn for each position, from the log odds of a target among them
+        on: scores of 0 are those of a model that knows nothing.
     negatives: how "sampled_softmax" draws: uniformly, by popularity, or "in_batch" (the targets of
         the batch; num_negatives is not used).
     calibration: t of "gbce", in [0, 1].

@@ -2,7 +2,8 @@
 
 Logits are made for real positions only. Losses: the softmax over the whole catalogue; the softmax
 over a sample, corrected (`losses.sampled_softmax`); gBCE and BCE against items drawn uniformly
-for each position (`losses.gbce`).
+for each position (`losses.gbce`), with logits that are counted from the log odds of a target among
+its candidates: a constant, which no ranking depends on.
 Shapes: B batch, T positions, S real positions of a batch, D width, N negatives, I items.
 """
 
@@ -48,6 +49,9 @@ class NextItemObjective(Objective):
         self._beta = 1.0
         if config.loss == "gbce":
             self._beta = gbce_beta(config.num_negatives, model.num_items, config.calibration)
+        # Of a target among its candidates. A model without biases would have to learn it first, by
+        # making all queries alike, and stays so for many epochs.
+        self._log_odds = float(np.log(self._beta / config.num_negatives))
 
     def batches(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
         """Yield items [B, T], targets [B, T] and negatives ([N], [S, N] or none).
@@ -81,7 +85,7 @@ class NextItemObjective(Objective):
         if self._config.loss == "sampled_softmax":
             return self._sampled_softmax(model, queries, targets, negatives).mean()
         candidates = torch.cat([targets[:, None], negatives], dim=1)
-        logits = _candidate_logits(model, queries, candidates)
+        logits = _candidate_logits(model, queries, candidates) + self._log_odds
         return gbce_loss(logits[:, 0], logits[:, 1:], beta=self._beta).mean()
 
     def _draw(self, targets: np.ndarray[Any, Any], generator: torch.Generator) -> Tensor:

@@ -119,3 +119,16 @@ def test_histories_of_one_event_cannot_train_it() -> None:
     model = SASRec(SASRecConfig(dim=4), num_users=2, num_items=3)
     with pytest.raises(DataError, match="training needs"):
         NextItemObjective(model, histories_of([[1], [3]]), batch_size=2, seed=0)
+
+
+@pytest.mark.parametrize("loss", ["gbce", "bce"])
+def test_binary_losses_start_where_no_other_equal_scores_are_better(loss: str) -> None:
+    """A model that knows nothing has equal scores, and is not moved as a whole."""
+    model, objective = make(loss=loss, num_negatives=5, calibration=0.6)
+    beta = 0.6 * 5 / (NUM_ITEMS - 1) + 0.4 if loss == "gbce" else 1.0
+    with torch.no_grad():
+        model.item_embedding.zero_()
+    found = objective.loss(model, next(iter(objective.batches(1)))).item()
+    constants = np.linspace(-8, 8, 3201)
+    losses = (beta * np.log1p(np.exp(-constants)) + 5 * np.log1p(np.exp(constants))) / 6
+    assert found == pytest.approx(losses.min(), rel=1e-4)
