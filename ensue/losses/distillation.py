@@ -84,14 +84,14 @@ def topk_distillation_loss(
     """
     check_settings("topk_distillation_loss", teacher_weight, temperature, scale)
     _check_compact("topk_distillation_loss", labels, soft_target)
-    hard = logits.logsumexp(dim=-1) - logits.gather(-1, labels[:, None]).squeeze(1)
-    if teacher_weight == 0:
-        return hard
-    z = logits / temperature
-    remainder = soft_target.remainder
-    kept = ((soft_target.values - remainder[:, None]) * z.gather(-1, soft_target.ids)).sum(dim=-1)
-    soft = z.logsumexp(dim=-1) - kept - remainder * z.sum(dim=-1)
-    return (1 - teacher_weight) * hard + teacher_weight * scale * soft
+    ids, amounts, share, normalizers = _closed_form(
+        labels, soft_target, teacher_weight, temperature, scale
+    )
+    kept = (amounts * logits.gather(-1, ids)).sum(dim=-1)
+    loss = -kept - share * logits.sum(dim=-1)
+    for coefficient, tau in normalizers:
+        loss = loss + coefficient * (logits / tau if tau != 1 else logits).logsumexp(dim=-1)
+    return loss
 
 
 def full_softmax_distillation_loss(
@@ -128,34 +128,46 @@ def full_softmax_distillation_loss(
     check_settings(name, teacher_weight, temperature, scale)
     check_shapes(name, queries, table, targets)
     _check_compact(name, targets, soft_target)
-    hard, soft = 1 - teacher_weight, teacher_weight * scale
-    remainder = soft_target.remainder.to(table.dtype)
-    values = soft_target.values.to(table.dtype) - remainder[:, None]
-    amounts = torch.cat(
-        [torch.full_like(values[:, :1], hard), values * (soft / temperature)], dim=1
+    ids, amounts, shares, normalizers = _closed_form(
+        targets, soft_target, teacher_weight, temperature, scale
     )
-    if temperature == 1:
-        normalizers = [Normalizer(hard + soft, 1.0)]
-    else:
-        both = (Normalizer(hard, 1.0), Normalizer(soft, temperature))
-        normalizers = [normalizer for normalizer in both if normalizer.coefficient > 0]
     loss = softmax_pass(
         queries,
         table,
         bias,
-        ids=torch.cat([targets[:, None], soft_target.ids], dim=1),
-        amounts=amounts,
+        ids=ids,
+        amounts=amounts.to(table.dtype),
         normalizers=normalizers,
         weights=weights,
     )
-    # What every item gets alike needs the sum of the logits only: one query, one summed vector.
-    shares = remainder * (soft / temperature)
+    # What every item gets alike needs only the sum of the logits: one query, one summed vector.
+    shares = shares.to(table.dtype)
     if weights is not None:
         shares = shares * weights
-    loss = loss - (shares @ queries.to(table.dtype)) @ table[1:].sum(dim=0)
+    loss = loss - ((shares[:, None] * queries).sum(dim=0) * table[1:].sum(dim=0)).sum()
     if bias is not None:
         loss = loss - shares.sum() * bias[1:].sum()
     return loss
+
+
+def _closed_form(
+    labels: Tensor, target: TopKTarget, teacher_weight: float, temperature: float, scale: float
+) -> tuple[Tensor, Tensor, Tensor, list[Normalizer]]:
+    """Return the loss as terms of the logits, for labels [B].
+
+    The loss of logits z is the sum of the normalizers, less the sum of amounts [B, 1 + k] times
+    z[ids [B, 1 + k]], less shares [B] times the sum of z. At temperature 1 one normalizer does.
+    """
+    hard, soft = 1 - teacher_weight, teacher_weight * scale
+    slope = soft / temperature
+    kept = slope * (target.values - target.remainder[:, None])
+    amounts = torch.cat([torch.full_like(kept[:, :1], hard), kept], dim=1)
+    ids = torch.cat([labels[:, None], target.ids], dim=1)
+    normalizers = [Normalizer(hard, 1.0), Normalizer(soft, temperature)]
+    if temperature == 1:
+        normalizers = [Normalizer(hard + soft, 1.0)]
+    used = [normalizer for normalizer in normalizers if normalizer.coefficient > 0]
+    return ids, amounts, slope * target.remainder, used
 
 
 def check_settings(name: str, teacher_weight: float, temperature: float, scale: float) -> None:
