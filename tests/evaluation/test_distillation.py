@@ -104,7 +104,7 @@ def test_a_student_as_sure_as_its_type_allows() -> None:
 
 
 def test_expectation_over_a_noisy_teacher() -> None:
-    """With p~_t = q~_t + c + noise of mean 0, the mean omega is (1 - lam) + lam / tau c / (1 - q_t),
+    """With p~_t = q~_t + c + noise of mean 0, mean omega is (1 - lam) + lam c / tau / (1 - q_t),
     here with q~ at temperature 2."""
     draws, gap, weight, tau = 100_000, 0.1, 0.6, 2.0
     student = (Z / tau).softmax(dim=1)
