@@ -3,8 +3,9 @@
     python -m benchmarks.distill_mnist
 
 The 10,000 test images of MNIST: the first 8,000 train, the last 2,000 test. All methods that need
-no super-classes, four seeds, one teacher. No figure of the paper is of this data. Data:
-../shared/data; it is not part of the project.
+no super-classes, four seeds, one teacher. Width, epochs and temperature were chosen on the last
+1,600 of the 8,000. No figure of the paper is of this data. Data: ../shared/data; it is not part of
+the project.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ SETTINGS: dict[str, Any] = {
     "teacher_channels": (16, 32),
     "teacher_hidden": (128,),
     "teacher_epochs": 10,
-    "hidden": (16,),
-    "epochs": 30,
+    "hidden": (64,),
+    "epochs": 60,
     "batch_size": 128,
     "learning_rate": 2e-3,
     "teacher_weight": 0.9,
@@ -61,7 +62,7 @@ def main() -> int:
             "standard error": row["standard_error"],
             "calibration error": row["calibration_error"],
             "soft entropy": row["soft_entropy"],
-            "mean omega": row["omega_mean"],
+            "median omega": row["omega_median"],
             "omega with p_t": row["omega_correlation"],
         }
         for row in found.table

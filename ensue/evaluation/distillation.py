@@ -7,8 +7,6 @@ Shapes: B batch, K classes, D width.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -126,16 +124,25 @@ def calibration_error(logits: Tensor, labels: Tensor, *, num_bins: int = 15) -> 
 
 
 def confidence_correlation(omega: Tensor, label_probability: Tensor) -> float | None:
-    """Return the correlation of omega [B] with the teacher's probability of the label [B].
+    """Return the rank correlation of omega [B] with the teacher's probability of the label [B].
 
-    None where one of them is the same for all examples: without a teacher, omega is 1.
+    Of ranks, because omega has no bound below: a student that is sure of an example has a gradient
+    of nearly 0 without a teacher. None where one of the two is the same for all examples.
+
+    >>> confidence_correlation(torch.tensor([0.1, -1e9, 0.5]), torch.tensor([0.5, 0.2, 0.9]))
+    1.0
     """
-    both = torch.stack([omega.double(), label_probability.double()])
-    deviations = both.std(dim=1, correction=0)
-    if bool((deviations < 1e-12).any()):
+    both = torch.stack([_ranks(omega), _ranks(label_probability)])
+    if bool((both.std(dim=1, correction=0) == 0).any()):
         return None
-    value = float(torch.corrcoef(both)[0, 1])
-    return value if math.isfinite(value) else None
+    return round(float(torch.corrcoef(both)[0, 1]), 12)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Return the rank of each value; equal ones share the mean of theirs."""
+    _, inverse, counts = torch.unique(values, return_inverse=True, return_counts=True)
+    ends = counts.cumsum(0).double()
+    return (ends - (counts - 1) / 2)[inverse]
 
 
 def _wrong(probabilities: Tensor, labels: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ def _omega(found: Mapping[str, Any]) -> str:
                 by_epoch = outcome["omega_by_epoch"]
                 epochs = [float(epoch) for epoch in by_epoch]
                 lines.append(Line(method, epochs, list(by_epoch.values()), series))
-    curve = draw_lines("mean omega", lines, x_label="epoch") if lines else ""
+    curve = draw_lines("median omega", lines, x_label="epoch") if lines else ""
     body = plots([curve, *drawings]) if curve else plots(drawings)
     return section("Rescaling of examples", explanation + body)
 

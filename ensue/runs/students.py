@@ -52,7 +52,9 @@ class Outcome:
     contrast: of the output layer, where there are super-classes.
     soft_entropy, target_entropy: of the soft target, and of it mixed with the labels, in nats.
     omega_mean, omega_median, omega_correlation: of the training examples over the training, the
-        last one with the teacher's probability of the label.
+        last one with the teacher's probability of the label. The mean is at the mercy of examples
+        whose label the student is sure of; see `confidence_correlation`.
+    omega_by_epoch: medians.
     cosines: of the output layer [K, K].
     """
 
@@ -123,7 +125,7 @@ def train_students(
             omega_mean=float(omega.mean()),
             omega_median=float(omega.median()),
             omega_correlation=confidence_correlation(omega, p_t.repeat(len(own))),
-            omega_by_epoch={epoch: float(values.mean()) for epoch, values in own.items()},
+            omega_by_epoch={epoch: float(values.median()) for epoch, values in own.items()},
             cosines=cosines.tolist(),
         )
         found.append((outcome, omega))

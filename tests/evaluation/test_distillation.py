@@ -159,7 +159,12 @@ def test_calibrated_predictions_have_little_error() -> None:
     assert calibration_error(4 * logits, labels) > 0.2
 
 
-def test_correlation() -> None:
-    p = torch.tensor([0.1, 0.5, 0.7])
+def test_correlation_is_of_ranks() -> None:
+    p = torch.tensor([0.1, 0.5, 0.7, 0.7])
     assert confidence_correlation(2 * p - 5, p) == pytest.approx(1.0)
-    assert confidence_correlation(torch.ones(3), p) is None
+    assert confidence_correlation(torch.tensor([3.0, 0.0, -1e20, -1e20]), p) == pytest.approx(-1.0)
+    # Ranks 1 2 3.5 3.5 and 2 1 3 4.
+    expected = 3.5 / (4.5 * 5) ** 0.5
+    some = confidence_correlation(torch.tensor([2.0, 1.0, 3.0, 4.0]), p)
+    assert some == pytest.approx(expected, abs=1e-9)
+    assert confidence_correlation(torch.ones(4), p) is None
