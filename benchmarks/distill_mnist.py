@@ -75,7 +75,7 @@ def main() -> int:
         "seeds": len(SEEDS),
         "teacher": found.teacher["accuracy"],
         "seconds": time.perf_counter() - started,
-        "attribution": found.attribution.sentence,
+        "attribution": found.attribution.sentence.rstrip("."),
     }
     print(write_report("distill_mnist", config, rows))
     return 0

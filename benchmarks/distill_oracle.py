@@ -84,7 +84,7 @@ def main() -> int:
     assert attribution is not None
     print(attribution.sentence)
     config = {**SETTINGS, "seeds": len(SEEDS), "teacher": bayes, "seconds": seconds}
-    config["attribution"] = attribution.sentence
+    config["attribution"] = attribution.sentence.rstrip(".")
     print(write_report("distill_oracle", config, rows))
     noisy = [row for kind in NOISES for row in noisy_teacher(kind)]
     print(to_table(noisy))

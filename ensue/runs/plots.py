@@ -266,7 +266,7 @@ def draw_matrix(title: str, values: Sequence[Sequence[float]], *, borders: Seque
             axes.axhline(border, color=_INK, linewidth=0.6, alpha=0.5)
             axes.axvline(border, color=_INK, linewidth=0.6, alpha=0.5)
         axes.set_ylim(len(values), 0)
-        axes.set_aspect("equal")
+        axes.set(aspect="equal", xticks=[], yticks=[])
         axes.grid(visible=False)
 
     return _svg(title, draw, height=4.2)
