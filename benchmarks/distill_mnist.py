@@ -3,9 +3,10 @@
     python -m benchmarks.distill_mnist
 
 The 10,000 test images of MNIST: the first 8,000 train, the last 2,000 test. All methods that need
-no super-classes, four seeds, one teacher. The temperature, 4 and not 2, was chosen on the last 1,600
-of the 8,000; width and epochs after a look at the test part, where a student of width 16 gained
-nothing. No figure of the paper is of this data. Data: ../shared/data; it is not part of the project.
+no super-classes, four seeds, one teacher. The temperature, 4 and not 2, was chosen on the last
+1,600 of the 8,000; width and epochs after a look at the test part, where a student of width 16
+gained nothing. No figure of the paper is of this data. Data: ../shared/data; it is not part of the
+project.
 """
 
 from __future__ import annotations
