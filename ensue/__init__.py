@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ensue.errors import EnsueError
     from ensue.evaluation.evaluator import evaluate
     from ensue.evaluation.significance import compare
+    from ensue.runs.distill_classifier import distill_arrays, distill_classifier
     from ensue.runs.profile import Profile, profile
     from ensue.runs.run import Run, load
     from ensue.runs.train import train
@@ -31,6 +32,8 @@ __all__ = [
     "SyntheticConfig",
     "__version__",
     "compare",
+    "distill_arrays",
+    "distill_classifier",
     "evaluate",
     "fetch",
     "generate",
@@ -48,6 +51,8 @@ _HOMES = {
     "Run": "ensue.runs.run",
     "SyntheticConfig": "ensue.data.synthetic",
     "compare": "ensue.evaluation.significance",
+    "distill_arrays": "ensue.runs.distill_classifier",
+    "distill_classifier": "ensue.runs.distill_classifier",
     "evaluate": "ensue.evaluation.evaluator",
     "fetch": "ensue.data.sources",
     "generate": "ensue.data.synthetic",

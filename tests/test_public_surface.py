@@ -19,6 +19,8 @@ SURFACE = [
     "SyntheticConfig",
     "__version__",
     "compare",
+    "distill_arrays",
+    "distill_classifier",
     "evaluate",
     "fetch",
     "generate",

@@ -5,13 +5,15 @@ more than their arithmetic. Here they are made in blocks that stay in cache, in 
 a few rows of the whole catalogue, from which loss and gradient follow at once; or, where even that
 is too large, tiles of rows and items, visited once for the normalizer and once for the gradient.
 Both are exact. Under autocast the products run in its type; sums over rows stay float32.
-Shapes: S positions, D width, I items. Row 0 of the table (padding) takes no part.
+Shapes: S positions, D width, I items, k items with a target of their own. Row 0 of the table
+(padding) takes no part.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +21,13 @@ from torch import Tensor
 BLOCK_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
 MIN_ROWS = 16  # of whole-catalogue blocks; a larger catalogue is tiled
 TILE_ROWS = 1024
+
+
+class Normalizer(NamedTuple):
+    """A term of a loss: coefficient * logsumexp(logits / temperature)."""
+
+    coefficient: float
+    temperature: float
 
 
 def full_softmax_loss(
@@ -44,22 +53,58 @@ def full_softmax_loss(
     Raises:
         ValueError: the shapes do not belong together.
     """
+    check_shapes("full_softmax_loss", queries, table, targets)
+    return softmax_pass(
+        queries,
+        table,
+        bias,
+        ids=targets[:, None],
+        amounts=torch.ones(len(targets), 1, dtype=table.dtype, device=table.device),
+        normalizers=(Normalizer(1.0, 1.0),),
+        weights=weights,
+    )
+
+
+def softmax_pass(
+    queries: Tensor,
+    table: Tensor,
+    bias: Tensor | None,
+    *,
+    ids: Tensor,
+    amounts: Tensor,
+    normalizers: Sequence[Normalizer],
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Return the sum over s of weights[s] times the loss of position s, a scalar.
+
+    With the logits z of a position, its loss is the sum of the normalizers, less the sum over j of
+    amounts[s, j] * z[ids[s, j]]: a cross-entropy with a target that is 0 but for k items.
+
+    Args:
+        ids: [S, k] in 1..I, repeated or not.
+        amounts: [S, k], without gradient.
+        normalizers: one or two.
+        queries, table, bias, weights: as in `full_softmax_loss`.
+    """
+    if weights is None:
+        weights = torch.ones(len(queries), dtype=table.dtype, device=table.device)
+    loss: Tensor = _SoftmaxPass.apply(  # type: ignore[no-untyped-call]
+        queries, table, bias, ids, amounts.detach(), tuple(normalizers), weights.detach()
+    )
+    return loss
+
+
+def check_shapes(name: str, queries: Tensor, table: Tensor, targets: Tensor) -> None:
+    """Raise a ValueError unless the shapes are [S, D], [I + 1, D] and [S]."""
     if queries.dim() != 2 or table.dim() != 2 or queries.shape[1] != table.shape[1]:
         raise ValueError(
-            "full_softmax_loss needs queries [S, D] and table [I + 1, D]; "
+            f"{name} needs queries [S, D] and table [I + 1, D]; "
             f"got {tuple(queries.shape)} and {tuple(table.shape)}"
         )
     if targets.shape != queries.shape[:1]:
         raise ValueError(
-            f"full_softmax_loss needs one target for each query, [{len(queries)}]; "
-            f"got {tuple(targets.shape)}"
+            f"{name} needs one target for each query, [{len(queries)}]; got {tuple(targets.shape)}"
         )
-    if weights is None:
-        weights = torch.ones(len(queries), dtype=table.dtype, device=table.device)
-    loss: Tensor = _FullSoftmax.apply(  # type: ignore[no-untyped-call]
-        queries, table, bias, targets, weights.detach()
-    )
-    return loss
 
 
 @dataclass(frozen=True)
@@ -69,7 +114,9 @@ class _Problem:
     queries: Tensor
     table: Tensor
     bias: Tensor | None
-    targets: Tensor
+    ids: Tensor
+    amounts: Tensor
+    normalizers: tuple[Normalizer, ...]
     weights: Tensor
     to_queries: Tensor | None
     to_table: Tensor | None
@@ -103,14 +150,16 @@ class _Problem:
             self.to_bias[items] += errors.T @ weights.to(errors.dtype)
 
 
-class _FullSoftmax(torch.autograd.Function):
+class _SoftmaxPass(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         queries: Tensor,
         table: Tensor,
         bias: Tensor | None,
-        targets: Tensor,
+        ids: Tensor,
+        amounts: Tensor,
+        normalizers: tuple[Normalizer, ...],
         weights: Tensor,
     ) -> Tensor:
         kind = table.device.type
@@ -124,18 +173,22 @@ class _FullSoftmax(torch.autograd.Function):
             queries=queries.to(dtype).contiguous(),
             table=table[1:].to(dtype),
             bias=None if bias is None else bias[1:].to(dtype),
-            targets=targets - 1,
+            ids=ids - 1,
+            amounts=amounts,
+            normalizers=normalizers,
             weights=weights,
             to_queries=to_queries,
             to_table=None if to_table is None else to_table[1:],
             to_bias=None if to_bias is None else to_bias[1:],
         )
+        # One buffer for each normalizer; together they stay in cache.
         block_items = BLOCK_BYTES.get(kind, BLOCK_BYTES["cpu"]) // dtype.itemsize
+        block_items //= len(normalizers)
         num_rows = block_items // max(1, len(table) - 1)
         if num_rows >= MIN_ROWS:
             losses = _by_rows(problem, num_rows)
         else:
-            losses = _by_tiles(problem, block_items // TILE_ROWS)
+            losses = _by_tiles(problem, max(1, block_items // TILE_ROWS))
         ctx.query_dtype = queries.dtype
         ctx.save_for_backward(to_queries, to_table, to_bias)
         return (losses * weights).sum()
@@ -144,7 +197,7 @@ class _FullSoftmax(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         to_queries, to_table, to_bias = ctx.saved_tensors
         scaled = [None if t is None else t * grad for t in (to_table, to_bias)]
-        return (to_queries * grad).to(ctx.query_dtype), *scaled, None, None
+        return (to_queries * grad).to(ctx.query_dtype), *scaled, None, None, None, None
 
 
 def _by_rows(problem: _Problem, num_rows: int) -> Tensor:
@@ -152,25 +205,35 @@ def _by_rows(problem: _Problem, num_rows: int) -> Tensor:
     num_positions, all_items = len(problem.queries), slice(0, len(problem.table))
     num_rows = min(num_rows, max(1, num_positions))
     losses = problem.weights.new_empty(num_positions)
-    buffer = problem.queries.new_empty(num_rows, all_items.stop)
+    # With z the logit of the first of the ids, log sum exp is z - log softmax(z).
+    factors = -problem.amounts
+    factors[:, 0] += sum(c / temperature for c, temperature in problem.normalizers)
+    buffers = [problem.queries.new_empty(num_rows, all_items.stop) for _ in problem.normalizers]
     for start in range(0, num_positions, num_rows):
         rows = slice(start, min(start + num_rows, num_positions))
-        block = buffer[: rows.stop - rows.start]
-        problem.logits(rows, all_items, block)
-        own = torch.arange(0, block.numel(), all_items.stop, device=block.device)
-        own += problem.targets[rows]
-        chosen = block.view(-1)[own]
-        torch.softmax(block, dim=1, out=block)
-        probability = block.view(-1)[own].to(losses.dtype)
-        losses[rows] = -probability.log()
-        if not bool((probability > 0).all()):  # too small for its type
-            logits = torch.empty_like(block)
-            problem.logits(rows, all_items, logits)
-            exact = logits.logsumexp(dim=1) - chosen
-            losses[rows] = torch.where(probability > 0, losses[rows], exact.to(losses.dtype))
+        blocks = [buffer[: rows.stop - rows.start] for buffer in buffers]
+        problem.logits(rows, all_items, blocks[0])
+        ids = problem.ids[rows]
+        chosen = blocks[0].gather(1, ids).to(losses.dtype)
+        loss = (chosen * factors[rows]).sum(dim=1)
+        for block, (coefficient, temperature) in _last_first(blocks, problem.normalizers):
+            scaled = blocks[0]
+            if temperature != 1:
+                scaled = torch.div(scaled, temperature, out=block)
+            torch.softmax(scaled, dim=1, out=block)
+            probability = block.gather(1, ids[:, :1]).squeeze(1).to(losses.dtype)
+            log_p = probability.log()
+            if not bool((probability > 0).all()):  # too small for its type
+                logits = torch.empty_like(block)
+                problem.logits(rows, all_items, logits)
+                exact = chosen[:, 0] / temperature - (logits / temperature).logsumexp(dim=1)
+                log_p = torch.where(probability > 0, log_p, exact)
+            loss -= coefficient * log_p
+        losses[rows] = loss
         if problem.needs_grad:
-            block.view(-1)[own] -= 1
-            problem.add_gradient(rows, all_items, block)
+            errors = _combine(blocks, problem.normalizers)
+            errors.scatter_add_(1, ids, -problem.amounts[rows].to(errors.dtype))
+            problem.add_gradient(rows, all_items, errors)
     return losses
 
 
@@ -178,7 +241,8 @@ def _by_tiles(problem: _Problem, num_columns: int) -> Tensor:
     """Return the losses [S], a tile of rows and items at a time; the logits are made twice."""
     num_positions, num_items = len(problem.queries), len(problem.table)
     losses = problem.weights.new_empty(num_positions)
-    buffer = problem.queries.new_empty(min(TILE_ROWS, num_positions) * num_columns)
+    tile_size = min(TILE_ROWS, num_positions) * num_columns
+    buffers = [problem.queries.new_empty(tile_size) for _ in problem.normalizers]
     tiles = [
         slice(first, min(first + num_columns, num_items))
         for first in range(0, num_items, num_columns)
@@ -186,34 +250,69 @@ def _by_tiles(problem: _Problem, num_columns: int) -> Tensor:
     for start in range(0, num_positions, TILE_ROWS):
         rows = slice(start, min(start + TILE_ROWS, num_positions))
         size = rows.stop - rows.start
-        top = losses.new_full((size,), -torch.inf)
-        total, chosen = torch.zeros_like(top), torch.zeros_like(top)
+        loss, top = losses.new_zeros(size), losses.new_full((size,), -torch.inf)
+        totals = [torch.zeros_like(top) for _ in problem.normalizers]
         for items in tiles:
-            block = buffer[: size * (items.stop - items.start)].view(size, -1)
-            problem.logits(rows, items, block)
-            own, is_here = _columns_in(problem.targets[rows], items)
-            found = block.gather(1, own[:, None]).squeeze(1)
-            chosen = torch.where(is_here, found.to(top.dtype), chosen)
-            higher = torch.maximum(top, block.amax(dim=1).to(top.dtype))
-            block.sub_(higher[:, None]).exp_()
-            total = total * (top - higher).exp() + block.sum(dim=1, dtype=top.dtype)
+            blocks = [b[: size * (items.stop - items.start)].view(size, -1) for b in buffers]
+            problem.logits(rows, items, blocks[0])
+            columns, amounts = _columns_in(problem, rows, items)
+            loss -= (blocks[0].gather(1, columns) * amounts).sum(dim=1)
+            higher = torch.maximum(top, blocks[0].amax(dim=1).to(top.dtype))
+            for total, (block, (_, temperature)) in zip(
+                reversed(totals), _last_first(blocks, problem.normalizers), strict=True
+            ):
+                _exp(blocks[0], higher, temperature, out=block)
+                total *= ((top - higher) / temperature).exp()
+                total += block.sum(dim=1, dtype=top.dtype)
             top = higher
-        normalizer = top + total.log()
-        losses[rows] = normalizer - chosen
+        normalizers = []
+        for total, (coefficient, temperature) in zip(totals, problem.normalizers, strict=True):
+            normalizers.append(top + temperature * total.log())
+            loss += coefficient / temperature * normalizers[-1]
+        losses[rows] = loss
         if not problem.needs_grad:
             continue
         for items in tiles:
-            block = buffer[: size * (items.stop - items.start)].view(size, -1)
-            problem.logits(rows, items, block)
-            block.sub_(normalizer[:, None]).exp_()
-            own, is_here = _columns_in(problem.targets[rows], items)
-            block[torch.arange(size, device=own.device), own] -= is_here.to(block.dtype)
-            problem.add_gradient(rows, items, block)
+            blocks = [b[: size * (items.stop - items.start)].view(size, -1) for b in buffers]
+            problem.logits(rows, items, blocks[0])
+            for normalizer, (block, (_, temperature)) in zip(
+                reversed(normalizers), _last_first(blocks, problem.normalizers), strict=True
+            ):
+                _exp(blocks[0], normalizer, temperature, out=block)
+            errors = _combine(blocks, problem.normalizers)
+            columns, amounts = _columns_in(problem, rows, items)
+            errors.scatter_add_(1, columns, -amounts.to(errors.dtype))
+            problem.add_gradient(rows, items, errors)
     return losses
 
 
-def _columns_in(targets: Tensor, items: slice) -> tuple[Tensor, Tensor]:
-    """Return the column [S] of each target in a tile of items, and whether it lies there [S]."""
-    columns = targets - items.start
+def _last_first(
+    blocks: Sequence[Tensor], normalizers: Sequence[Normalizer]
+) -> list[tuple[Tensor, Normalizer]]:
+    """Return pairs in the order in which the logits, in the first block, are overwritten last."""
+    return list(zip(blocks, normalizers, strict=True))[::-1]
+
+
+def _exp(logits: Tensor, shift: Tensor, temperature: float, *, out: Tensor) -> None:
+    """Fill out [rows, items] with exp((logits - shift) / temperature)."""
+    torch.sub(logits, shift[:, None], out=out)
+    if temperature != 1:
+        out.div_(temperature)
+    out.exp_()
+
+
+def _combine(blocks: Sequence[Tensor], normalizers: Sequence[Normalizer]) -> Tensor:
+    """Return the gradient of the normalizers, made of their softmaxes, in the first block."""
+    factors = [coefficient / temperature for coefficient, temperature in normalizers]
+    if factors[0] != 1:
+        blocks[0].mul_(factors[0])
+    for block, factor in zip(blocks[1:], factors[1:], strict=True):
+        blocks[0].add_(block, alpha=factor)
+    return blocks[0]
+
+
+def _columns_in(problem: _Problem, rows: slice, items: slice) -> tuple[Tensor, Tensor]:
+    """Return columns [S, k] of the ids in a tile of items, and their amounts: 0 for ids outside."""
+    columns = problem.ids[rows] - items.start
     is_here = (columns >= 0) & (columns < items.stop - items.start)
-    return columns.where(is_here, 0), is_here
+    return columns.where(is_here, 0), problem.amounts[rows].where(is_here, 0)

@@ -114,12 +114,19 @@ def draw_lines(
     return _svg(title, draw, height=3.2)
 
 
-def draw_histogram(title: str, edges: Sequence[int], counts: Sequence[int], *, x_label: str) -> str:
-    """Return a bar from each edge to the next, as SVG, on a logarithmic axis of lengths."""
+def draw_histogram(
+    title: str,
+    edges: Sequence[float],
+    counts: Sequence[int],
+    *,
+    x_label: str,
+    log: Literal["", "x"] = "x",
+) -> str:
+    """Return a bar from each edge to the next, as SVG, on an axis that is logarithmic or not."""
 
     def draw(axes: Any) -> None:
         axes.stairs(counts, edges, fill=True, color=_SERIES[0])
-        _set_log_scales(axes, "x")
+        _set_log_scales(axes, log)
         axes.set_xlabel(x_label)
         axes.grid(axis="x", visible=False)
 
@@ -177,6 +184,8 @@ def draw_intervals(
     labels: Sequence[str],
     values: Sequence[float],
     intervals: Sequence[tuple[float, float]],
+    *,
+    from_zero: bool = True,
 ) -> str:
     """Return one row for each label, top down: its value and its interval, as SVG."""
 
@@ -190,7 +199,8 @@ def draw_intervals(
         axes.errorbar(values, rows, xerr=[below, above], color=_SERIES[0], **style)
         axes.set_yticks(list(rows), labels=labels)
         axes.set_ylim(len(labels) - 0.5, -0.5)
-        axes.set_xlim(left=0.0, right=1.08 * max(high for _, high in intervals) or 1.0)
+        if from_zero:
+            axes.set_xlim(left=0.0, right=1.08 * max(high for _, high in intervals) or 1.0)
         axes.grid(axis="y", visible=False)
 
     return _svg(title, draw, height=1.0 + 0.35 * len(labels))
@@ -237,6 +247,29 @@ def draw_points(
         axes.set_xlabel(xlabel)
 
     return _svg(title, draw, height=2.6)
+
+
+def draw_matrix(title: str, values: Sequence[Sequence[float]], *, borders: Sequence[int]) -> str:
+    """Return a square matrix of numbers in -1 to 1 as colored cells, first row on top, as SVG.
+
+    Args:
+        borders: rows and columns before which a line is drawn.
+    """
+
+    def draw(axes: Any) -> None:
+        from matplotlib.colors import to_rgba
+
+        cells = [[to_rgba(_SERIES[v < 0], min(abs(v), 1.0)) for v in row] for row in values]
+        places = range(len(values) + 1)
+        axes.pcolormesh(places, places, cells, edgecolors="none")
+        for border in borders:
+            axes.axhline(border, color=_INK, linewidth=0.6, alpha=0.5)
+            axes.axvline(border, color=_INK, linewidth=0.6, alpha=0.5)
+        axes.set_ylim(len(values), 0)
+        axes.set(aspect="equal", xticks=[], yticks=[])
+        axes.grid(visible=False)
+
+    return _svg(title, draw, height=4.2)
 
 
 def has_plots() -> bool:
