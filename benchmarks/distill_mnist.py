@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from benchmarks._report import to_table, write_report
 from ensue.runs.classifier_data import ClassifierData
 from ensue.runs.distill_classifier import distill_classifier
-from ensue.training.distillation_methods import METHODS, NEED_SUPERCLASSES
+from ensue.training.distillation.classifier_methods import METHODS, NEED_SUPERCLASSES
 
 FOLDER = Path(__file__).parents[2] / "shared" / "data" / "mnist-t10k"
 NUM_TRAIN = 8_000

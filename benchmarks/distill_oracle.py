@@ -26,7 +26,7 @@ from ensue.evaluation.attribution import attribute, standard_error
 from ensue.runs.classifier_data import ClassifierData
 from ensue.runs.distill_classifier import distill_classifier
 from ensue.runs.students import Outcome, summarize
-from ensue.training.distillation_methods import METHODS, Teacher
+from ensue.training.distillation.classifier_methods import METHODS, Teacher
 
 SEEDS = range(4)
 SETTINGS: dict[str, Any] = {

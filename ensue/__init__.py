@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from ensue.errors import EnsueError
     from ensue.evaluation.evaluator import evaluate
     from ensue.evaluation.significance import compare
+    from ensue.runs.distill import distill
     from ensue.runs.distill_classifier import distill_arrays, distill_classifier
     from ensue.runs.profile import Profile, profile
     from ensue.runs.run import Run, load
+    from ensue.runs.tradeoff import tradeoff
     from ensue.runs.train import train
     from ensue.runs.tune import tune
 
@@ -32,6 +34,7 @@ __all__ = [
     "SyntheticConfig",
     "__version__",
     "compare",
+    "distill",
     "distill_arrays",
     "distill_classifier",
     "evaluate",
@@ -40,6 +43,7 @@ __all__ = [
     "load",
     "prepare",
     "profile",
+    "tradeoff",
     "train",
     "tune",
 ]
@@ -51,6 +55,7 @@ _HOMES = {
     "Run": "ensue.runs.run",
     "SyntheticConfig": "ensue.data.synthetic",
     "compare": "ensue.evaluation.significance",
+    "distill": "ensue.runs.distill",
     "distill_arrays": "ensue.runs.distill_classifier",
     "distill_classifier": "ensue.runs.distill_classifier",
     "evaluate": "ensue.evaluation.evaluator",
@@ -59,6 +64,7 @@ _HOMES = {
     "load": "ensue.runs.run",
     "prepare": "ensue.data.prepare",
     "profile": "ensue.runs.profile",
+    "tradeoff": "ensue.runs.tradeoff",
     "train": "ensue.runs.train",
     "tune": "ensue.runs.tune",
 }

@@ -19,6 +19,7 @@ SURFACE = [
     "SyntheticConfig",
     "__version__",
     "compare",
+    "distill",
     "distill_arrays",
     "distill_classifier",
     "evaluate",
@@ -27,6 +28,7 @@ SURFACE = [
     "load",
     "prepare",
     "profile",
+    "tradeoff",
     "train",
     "tune",
 ]

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 from ensue import __version__
 from ensue.cli.compare import compare
 from ensue.cli.demo import demo
+from ensue.cli.distill import distill
 from ensue.cli.evaluate import evaluate
 from ensue.cli.fetch import fetch
 from ensue.cli.output import print_text
@@ -25,6 +26,7 @@ from ensue.cli.prepare import prepare
 from ensue.cli.profile import profile
 from ensue.cli.recommend import recommend
 from ensue.cli.report import report
+from ensue.cli.tradeoff import tradeoff
 from ensue.cli.train import train
 from ensue.cli.tune import tune
 from ensue.errors import EnsueError
@@ -87,6 +89,8 @@ app.command()(fetch)
 app.command()(profile)
 app.command()(train)
 app.command()(tune)
+app.command()(distill)
+app.command()(tradeoff)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(recommend)

@@ -82,15 +82,27 @@ class LengthBatches:
         Where the histories have context, that of the events read and that of the requests which the
         targets answer come behind, both [B, T, C], 0 where there is padding.
         """
-        histories = self._histories
+        return self.take(*self.rows(users, rng))
+
+    def rows(
+        self, users: NDArray[np.int64], rng: np.random.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Return (rows [B, T + 1], is_real [B, T + 1]) of the events read and their targets.
+
+        Events 0..T - 1 of a row are read, events 1..T are the targets; row 0 stands for padding.
+        """
         lengths = self._lengths[users]
-        ends = histories.ends[users]
+        ends = self._histories.ends[users]
         if self._crop == "random":
-            slack = histories.lengths[users] - 1 - lengths
+            slack = self._histories.lengths[users] - 1 - lengths
             ends = ends - rng.integers(0, slack + 1)
         rows = (ends - lengths - 1)[:, None] + np.arange(lengths.max() + 1)
         is_real = np.arange(lengths.max() + 1) <= lengths[:, None]
-        rows = np.where(is_real, rows, 0)
+        return np.where(is_real, rows, 0), is_real
+
+    def take(self, rows: NDArray[np.int64], is_real: NDArray[np.bool_]) -> tuple[NDArray[Any], ...]:
+        """Return what `gather` does, for the result of `rows`."""
+        histories = self._histories
         items = histories.items[rows].astype(np.int64) * is_real
         pair = items[:, :-1] * is_real[:, 1:], items[:, 1:]  # the last event has no target
         if not histories.event_context and not histories.request_context:

@@ -24,11 +24,9 @@ class UniformNegatives:
 
     def __init__(self, histories: Histories, num_items: int) -> None:
         self.num_items = num_items
-        users, items = histories.flat()
-        keys = np.unique(users * (num_items + 1) + items)
-        owners, distinct = np.divmod(keys, num_items + 1)
-        self._offsets = np.searchsorted(owners, np.arange(histories.num_users + 2))
-        rank = np.arange(len(keys)) - self._offsets[owners] + 1  # k = 1..n within the user
+        self._offsets, distinct = histories.distinct_items(num_items)
+        first = np.repeat(self._offsets[:-1], np.diff(self._offsets))
+        rank = np.arange(len(distinct)) - first + 1  # k = 1..n within the user
         self._gaps = (distinct - rank).astype(np.int32)
 
     def draw(self, users: NDArray[np.int64], count: int, generator: torch.Generator) -> Tensor:

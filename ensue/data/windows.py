@@ -40,6 +40,11 @@ class Windows:
     def __len__(self) -> int:
         return len(self.users)
 
+    def rows(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the interaction of the first real target of each window [B]."""
+        first = self._ends[index] - (self._span - self.length)
+        return np.maximum(first, self._histories.starts[self.users[index]])
+
     def gather(self, index: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return (windows [B, L], targets [B, T]) of the windows `index` [B]; 0 is padding."""
         rows = self._ends[index, None] + np.arange(-self._span, 0)

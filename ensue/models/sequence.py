@@ -135,11 +135,11 @@ class SequenceModel(Model):
             scores[is_empty] = self.log_popularity
         return scores
 
-    def match(self, queries: Tensor) -> Tensor:
-        """Return the scores [B, I + 1] of all items for queries [B, D]."""
+    def match(self, queries: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the scores [B, I + 1] of all items for queries [B, D]; fills `out`, if given."""
         if self.output_bias is None:
-            return queries @ self.output_embedding.T
-        return torch.addmm(self.output_bias, queries, self.output_embedding.T)
+            return torch.mm(queries, self.output_embedding.T, out=out)
+        return torch.addmm(self.output_bias, queries, self.output_embedding.T, out=out)
 
     def queries(self, batch: HistoryBatch) -> tuple[Tensor, Tensor]:
         """Return the last query of each history [B, D] (zero without events), and lengths [B].

@@ -37,7 +37,7 @@ from ensue.runs.students import (
     train_students,
 )
 from ensue.training.classifier import FitConfig, Lesson, fit_classifiers, predict
-from ensue.training.distillation_methods import Teacher, choose_methods
+from ensue.training.distillation.classifier_methods import Teacher, choose_methods
 
 FORMAT = 1
 
@@ -81,9 +81,9 @@ def distill_classifier(
     Args:
         teacher: by default one is trained on the labels, with the settings `teacher_*` and the
             first seed, for all its epochs.
-        methods: names of `ensue.training.distillation_methods.METHODS`; None is all that can be
-            made: kd-rel and kd-pt+rel need super-classes, kd-sim and kd-pt+sim a teacher whose
-            output weights are known.
+        methods: names of METHODS in ensue.training.distillation.classifier_methods; None is all
+            that can be made: kd-rel and kd-pt+rel need super-classes, kd-sim and kd-pt+sim a
+            teacher whose output weights are known.
         settings: fields of `ClassifierDistillationConfig`.
 
     Raises:

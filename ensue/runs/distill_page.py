@@ -36,7 +36,7 @@ def build_distillation_html(found: Mapping[str, Any], *, title: str) -> str:
         title,
         [
             _header(title, found),
-            _attribution(found),
+            attribution_section(found["attribution"], "accuracy"),
             _accuracies(found),
             _omega(found),
             _geometry(found),
@@ -60,8 +60,13 @@ def _error(row: Mapping[str, Any]) -> str:
     return "" if error is None else f"standard error {error:.4f}"
 
 
-def _attribution(found: Mapping[str, Any]) -> str:
-    attribution = found["attribution"]
+def attribution_section(attribution: Mapping[str, Any] | None, unit: str) -> str:
+    """Return what each part of distillation gained.
+
+    Args:
+        attribution: as `evaluation.attribution.Attribution`; None where it cannot be told.
+        unit: what the differences are of.
+    """
     if attribution is None:
         text = "What helped is told where hard, ls, kd-pt, kd and kd-classavg (or kd-sim) are run."
         return section("What helped", f"<p>{text}</p>")
@@ -75,7 +80,7 @@ def _attribution(found: Mapping[str, Any]) -> str:
         ]
         for effect in [attribution["gain"], *attribution["parts"]]
     ]
-    columns = ["", "difference of", "accuracy", "standard error", "share"]
+    columns = ["", "difference of", unit, "standard error", "share"]
     return section("What helped", f"<p>{escape(attribution['sentence'])}</p>{table(columns, rows)}")
 
 

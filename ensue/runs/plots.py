@@ -272,6 +272,20 @@ def draw_matrix(title: str, values: Sequence[Sequence[float]], *, borders: Seque
     return _svg(title, draw, height=4.2)
 
 
+def draw_places(title: str, places: Mapping[str, tuple[float, float]], *, x_label: str) -> str:
+    """Return points (x, y) with their names beside them, both axes from 0, as SVG."""
+
+    def draw(axes: Any) -> None:
+        axes.plot(*_split(list(places.values())), "o", color=_SERIES[0], markersize=6)
+        for name, place in places.items():
+            axes.annotate(name, place, xytext=(7, -3), textcoords="offset points", fontsize=9)
+        axes.set_xlim(0, 1.35 * max(x for x, _ in places.values()) or 1.0)
+        axes.set_ylim(0, 1.2 * max(y for _, y in places.values()) or 1.0)
+        axes.set_xlabel(x_label)
+
+    return _svg(title, draw, height=2.6)
+
+
 def has_plots() -> bool:
     """Return whether plots can be drawn: whether matplotlib is installed."""
     return find_spec("matplotlib") is not None

@@ -18,6 +18,7 @@ from ensue.evaluation.gates import measure_context_gates, measure_gates
 from ensue.evaluation.slices import SLICES
 from ensue.files import atomic_file
 from ensue.models.sequential.m3 import M3
+from ensue.runs.explain_page import diagnostics_section
 from ensue.runs.page import (
     Mean,
     Tile,
@@ -81,6 +82,7 @@ def build_html(
             _metrics(evaluations),
             _slices(evaluations),
             _gates(gates, context_gates),
+            _distillation(info),
             _examples(examples),
             _protocol(evaluations),
             _settings(info),
@@ -307,6 +309,11 @@ def _gate_table(what: str, parts: Mapping[str, Mapping[str, Any]]) -> str:
     names = next(iter(parts.values()))["means"]
     heads = [head for name in names for head in (name, f"{name}, deviation")]
     return table([what, "requests", *heads], rows)
+
+
+def _distillation(info: Mapping[str, Any]) -> str:
+    method = info.get("distillation", {}).get("method", "")
+    return diagnostics_section(method, info.get("diagnostics", {}))
 
 
 def _examples(examples: Sequence[Example]) -> str:

@@ -177,7 +177,7 @@ class Run:
         Raises:
             UsageError: the dataset is another one, or the run was trained on the split.
         """
-        dataset = self._open_dataset(data)
+        dataset = self.open_dataset(data)
         if split == "validation" and self.info["fit"] == "train+validation":
             raise UsageError(
                 f"a run is evaluated on data it was not trained on; {self.path} was trained on "
@@ -196,7 +196,12 @@ class Run:
         """Return the lines of log.jsonl; none for models that are not trained in epochs."""
         return read_log(self.path)
 
-    def _open_dataset(self, data: Dataset | str | Path | None) -> Dataset:
+    def open_dataset(self, data: Dataset | str | Path | None) -> Dataset:
+        """Return the dataset that the run was trained on; None is where it was at training time.
+
+        Raises:
+            UsageError: it is not there, or is another one.
+        """
         stored = self.info["dataset"]
         if not isinstance(data, Dataset):
             path = Path(stored["path"] if data is None else data)

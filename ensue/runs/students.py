@@ -27,7 +27,7 @@ from ensue.losses.soft_targets import teacher_target
 from ensue.models.classifier import ClassifierConfig, Classifiers
 from ensue.runs.classifier_data import ClassifierData
 from ensue.training.classifier import FitConfig, Lesson, fit_classifiers, predict
-from ensue.training.distillation_methods import DistillationConfig, Teacher, make_lessons
+from ensue.training.distillation.classifier_methods import DistillationConfig, Teacher, make_lessons
 
 NUM_LOOKS = 10  # epochs after which omega is measured, the last one among them
 MAX_DIAGNOSED = 10_000  # training examples whose omega is measured, evenly spread

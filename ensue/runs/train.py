@@ -27,7 +27,7 @@ from ensue.runs.output import open_output
 from ensue.runs.run import Run, save_run
 from ensue.training.config import TrainingConfig
 from ensue.training.loop import OnValidation, TrainingLoop, Validate, pick_device
-from ensue.training.objectives import make_objective
+from ensue.training.objectives import MakeObjective, make_objective
 
 Fit = Literal["train", "train+validation"]
 VALIDATION_KS = (10, 20)
@@ -64,17 +64,54 @@ def train(
         RunError: the loss is not finite.
         KeyboardInterrupt: Ctrl-C; continue with resume=True.
     """
+    return train_with(
+        model,
+        data,
+        {**get_preset(model, preset), **settings},
+        out=out,
+        fit=fit,
+        resume=resume,
+        overwrite=overwrite,
+        on_validation=on_validation,
+        preset=preset,
+    )
+
+
+def train_with(
+    model: str,
+    data: Dataset | str | Path,
+    settings: Mapping[str, Any],
+    *,
+    out: str | Path,
+    fit: Fit,
+    resume: bool,
+    overwrite: bool,
+    on_validation: OnValidation | None = None,
+    preset: str | None = None,
+    make: MakeObjective = make_objective,
+    extra: Mapping[str, Any] | None = None,
+    examine: Callable[[Model], Mapping[str, Any]] | None = None,
+) -> Run:
+    """Return the stored run of a training whose objective the caller makes; else as `train`.
+
+    Args:
+        settings: all of them; no preset and no defaults of the model are added.
+        extra: what else the training is, for its files; an unfinished one is continued with the
+            same only.
+        examine: returns what run.json says beside all that of the trained model.
+    """
     dataset = data if isinstance(data, Dataset) else Dataset(data)
     if fit not in ("train", "train+validation"):
         raise UsageError(f"fit must be 'train' or 'train+validation'; got {fit!r}.")
-    config, training = resolve_settings(model, {**get_preset(model, preset), **settings})
-    make = _model_maker(model, config, dataset)
+    config, training = resolve_settings(model, settings)
+    make_model = _model_maker(model, config, dataset)
     out = Path(out)
     chosen = {
         "model": model,
         "fit": fit,
         "config": config.model_dump(),
         "training": training.model_dump() if training else None,
+        **(extra or {}),
     }
     is_resumed = open_output(
         out,
@@ -88,9 +125,11 @@ def train(
         raise UsageError(f"a training is resumed when it is unfinished; {out} is finished.")
     started = time.perf_counter()
     if training is None:
-        trained, facts = _fit(make, dataset, fit)
+        trained, facts = _fit(make_model, dataset, fit)
     else:
-        trained, facts = _train(make, training, dataset, fit, out, on_validation, resume=is_resumed)
+        trained, facts = _train(
+            make_model, make, training, dataset, fit, out, on_validation, resume=is_resumed
+        )
     info = {
         **chosen,
         "preset": preset,
@@ -102,6 +141,7 @@ def train(
         "versions": _versions(),
         "hardware": _hardware(),
         **facts,
+        **(examine(trained) if examine else {}),
     }
     return save_run(out, trained, dataset, info)
 
@@ -162,7 +202,8 @@ def _fit(make: Callable[[], Model], dataset: Dataset, fit: Fit) -> tuple[Model, 
 
 
 def _train(
-    make: Callable[[], Model],
+    make_model: Callable[[], Model],
+    make: MakeObjective,
     training: TrainingConfig,
     dataset: Dataset,
     fit: Fit,
@@ -175,11 +216,9 @@ def _train(
     device = pick_device(training.device)
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
-        model = make().to(device)
+        model = make_model().to(device)
         histories = dataset.histories(fit, model.context)
-        objective = make_objective(
-            model, histories, batch_size=training.batch_size, seed=training.seed
-        )
+        objective = make(model, histories, batch_size=training.batch_size, seed=training.seed)
         validate = _make_validate(dataset, fit)
         loop = TrainingLoop(
             model,

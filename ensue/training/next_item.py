@@ -24,10 +24,10 @@ from ensue.losses.gbce import gbce_beta, gbce_loss
 from ensue.losses.sampled_softmax import sampled_softmax_loss
 from ensue.models.sequence import SequenceModel
 from ensue.nn.embedding import dot_rows, gather_rows
-from ensue.training.objective import Batch, Objective
+from ensue.training.objective import Batch, QueryObjective
 
 
-class NextItemObjective(Objective):
+class NextItemObjective(QueryObjective):
     """Every real position of a batch of histories against its next item.
 
     An example is a position. `batch_size` counts histories of mean length.
@@ -54,7 +54,7 @@ class NextItemObjective(Objective):
         self._log_odds = float(np.log(self._beta / config.num_negatives))
 
     def batches(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
-        """Yield items [B, T], targets [B, T] and negatives ([N], [S, N] or none).
+        """Yield items [B, T], targets [B, T], negatives ([N], [S, N] or none) and rows [S].
 
         Where the histories have context, that of the events and that of the requests come behind,
         both [B, T, C].
@@ -62,21 +62,37 @@ class NextItemObjective(Objective):
         plan = self._batches.plan(np.random.default_rng(self.generator_state(epoch)))
         for number in range(first, len(plan)):
             rng = np.random.default_rng(self.generator_state(epoch, number + 1))
-            items, targets, *context = self._batches.gather(plan[number], rng)
+            rows, is_real = self._batches.rows(plan[number], rng)
+            items, targets, *context = self._batches.take(rows, is_real)
             negatives = self._draw(targets, self.generator(epoch, number + 1))
-            rest = map(torch.from_numpy, context)
-            yield torch.from_numpy(items), torch.from_numpy(targets), negatives, *rest
+            own_rows = rows[:, 1:][is_real[:, 1:]]
+            yield (
+                torch.from_numpy(items),
+                torch.from_numpy(targets),
+                negatives,
+                torch.from_numpy(own_rows),
+                *map(torch.from_numpy, context),
+            )
 
     def count(self, batch: Batch) -> int:
         """Return the number of real positions."""
         return int(batch[1].count_nonzero())
 
-    def loss(self, model: Any, batch: Batch) -> Tensor:
-        """Return the mean loss of the real positions."""
-        items, targets, negatives, *context = batch
+    def rows(self, batch: Batch) -> Tensor:
+        """Return the interaction that each query precedes [S]."""
+        return batch[3]
+
+    def queries(self, model: Any, batch: Batch) -> Tensor:
+        """Return the queries of the real positions [S, D]."""
+        items, targets, _, _, *context = batch
         positions = targets.flatten().nonzero().squeeze(1)
-        queries = model.encode(items, *context).flatten(0, 1).index_select(0, positions)
-        targets = targets.flatten()[positions]
+        queries: Tensor = model.encode(items, *context).flatten(0, 1).index_select(0, positions)
+        return queries
+
+    def query_loss(self, model: Any, queries: Tensor, batch: Batch) -> Tensor:
+        """Return the mean loss of the real positions."""
+        targets, negatives = batch[1].flatten(), batch[2]
+        targets = targets[targets.nonzero().squeeze(1)]
         if self._config.loss == "softmax":
             total = full_softmax_loss(
                 queries, model.output_embedding, targets, bias=model.output_bias

@@ -56,6 +56,29 @@ class Objective(ABC):
         return torch.Generator().manual_seed(self.generator_state(*key))
 
 
+class QueryObjective(Objective):
+    """An objective of queries, vectors that are matched with the items of the output table.
+
+    Each query precedes an interaction of the log, which is its first target. S queries of a batch.
+    """
+
+    @abstractmethod
+    def rows(self, batch: Batch) -> Tensor:
+        """Return the interaction that each query precedes, as a row of the log [S]."""
+
+    @abstractmethod
+    def queries(self, model: Any, batch: Batch) -> Tensor:
+        """Return the queries [S, D]."""
+
+    @abstractmethod
+    def query_loss(self, model: Any, queries: Tensor, batch: Batch) -> Tensor:
+        """Return the mean loss of the queries, a scalar."""
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """Return the mean loss of a batch, a scalar."""
+        return self.query_loss(model, self.queries(model, batch), batch)
+
+
 class ExampleObjective(Objective):
     """Shuffled examples without replacement, made into tensors a chunk of batches at a time."""
 

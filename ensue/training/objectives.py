@@ -5,7 +5,7 @@ Shapes: B batch, L window length, T targets, N negatives.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,10 +23,10 @@ from ensue.models.baselines.bpr import BPR
 from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.caser import Caser
 from ensue.training.next_item import NextItemObjective
-from ensue.training.objective import Batch, ExampleObjective, Objective
+from ensue.training.objective import Batch, ExampleObjective, Objective, QueryObjective
 
 
-class WindowObjective(ExampleObjective):
+class WindowObjective(ExampleObjective, QueryObjective):
     """Caser's: the T items after each window against sampled items (Tang and Wang 2018, Eq. 13)."""
 
     def __init__(self, model: Caser, histories: Histories, *, batch_size: int, seed: int) -> None:
@@ -39,21 +39,35 @@ class WindowObjective(ExampleObjective):
         self._reduction = config.loss
 
     def make(self, index: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        """Return users [B], windows [B, L] and candidates [B, T + N], targets first."""
+        """Return users [B], windows [B, L], candidates [B, T + N], targets first, and rows [B]."""
         users = self._windows.users[index].astype(np.int64)
         windows, targets = self._windows.gather(index)
         negatives = self._negatives.draw(users, self._num_negatives, generator)
         candidates = torch.cat([torch.from_numpy(targets), negatives], dim=1)
-        return torch.from_numpy(users), torch.from_numpy(windows).contiguous(), candidates
+        return (
+            torch.from_numpy(users),
+            torch.from_numpy(windows).contiguous(),
+            candidates,
+            torch.from_numpy(self._windows.rows(index)),
+        )
 
-    def loss(self, model: Any, batch: Batch) -> Tensor:
+    def rows(self, batch: Batch) -> Tensor:
+        """Return the interaction of the first target of each window [B]."""
+        return batch[3]
+
+    def queries(self, model: Any, batch: Batch) -> Tensor:
+        """Return the queries [B, D]."""
+        users, windows, *_ = batch
+        queries: Tensor = model(users, windows)
+        return queries
+
+    def query_loss(self, model: Any, queries: Tensor, batch: Batch) -> Tensor:
         """Return the loss in the reduction that the model's config names."""
-        users, windows, candidates = batch
         return candidate_bce(
-            model(users, windows),
+            queries,
             model.output_embedding,
             model.output_bias,
-            candidates,
+            batch[2],
             num_targets=self._num_targets,
             reduction=self._reduction,
         )
@@ -79,6 +93,15 @@ class PairObjective(ExampleObjective):
         users, candidates = batch
         logits = model.logits(users, candidates)
         return masked_mean(bpr_loss(logits[:, 0], logits[:, 1]), candidates[:, 1] != 0)
+
+
+class MakeObjective(Protocol):
+    """A function that makes the objective of a new model."""
+
+    def __call__(
+        self, model: Model, histories: Histories, *, batch_size: int, seed: int
+    ) -> Objective:
+        """Return the objective of a model over the training histories."""
 
 
 def make_objective(model: Model, histories: Histories, *, batch_size: int, seed: int) -> Objective:

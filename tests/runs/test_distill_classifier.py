@@ -20,7 +20,7 @@ from ensue.runs.distill_classifier import (
     distill_classifier,
 )
 from ensue.runs.students import NUM_BINS
-from ensue.training.distillation_methods import METHODS, Teacher
+from ensue.training.distillation.classifier_methods import METHODS, Teacher
 from tests.runs.page import Page, assert_self_contained
 
 # As in benchmarks/distill_oracle.py, with fewer steps and one seed.

@@ -78,13 +78,13 @@ def test_a_large_sample_gives_the_full_softmax(negatives: str) -> None:
 
 def test_in_batch_negatives_are_the_targets_of_the_batch() -> None:
     _, objective = make(loss="sampled_softmax", negatives="in_batch")
-    for _, targets, negatives in objective.batches(1):
+    for _, targets, negatives, *_ in objective.batches(1):
         assert torch.equal(negatives, targets[targets > 0])
 
 
 def test_each_position_has_its_own_negatives_and_never_its_target() -> None:
     _, objective = make(loss="gbce", num_negatives=600)
-    for _, targets, negatives in objective.batches(1):
+    for _, targets, negatives, *_ in objective.batches(1):
         real = targets[targets > 0]
         assert negatives.shape == (len(real), 600)
         assert not (negatives == real[:, None]).any()

@@ -88,8 +88,11 @@ class Caser(Model):
 
     def score(self, batch: HistoryBatch) -> Tensor:
         """Return scores [B, I + 1]; column 0 (padding) has no meaning."""
-        queries = self(batch.users, batch.padded(self.config.window))
-        return torch.addmm(self.output_bias, queries, self.output_embedding.T)
+        return self.match(self(batch.users, batch.padded(self.config.window)))
+
+    def match(self, queries: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the scores [B, I + 1] of all items for queries [B, 2 D]; fills `out`, if given."""
+        return torch.addmm(self.output_bias, queries, self.output_embedding.T, out=out)
 
     def _sequence_vector(self, windows: Tensor) -> Tensor:
         """z of Eq. 10 [B, D]; zero when neither convolution is used."""

@@ -15,7 +15,7 @@ from ensue.losses.soft_targets import (
     teacher_target,
     topk_target,
 )
-from ensue.training.distillation_methods import (
+from ensue.training.distillation.classifier_methods import (
     METHODS,
     DistillationConfig,
     Teacher,

@@ -1,0 +1,1 @@
+"""Training a student on what a teacher answers."""

@@ -1,0 +1,219 @@
+"""Ranking distillation in training: the teacher's first items beside the student's own loss.
+
+Tang and Wang, "Ranking Distillation", KDD 2018, arXiv:1809.07428.
+Departures: the probes are drawn without replacement, as in the paper, once for all queries of a
+batch instead of for each, so that their scores are one matrix product; those that the user has in
+training are left out query by query. Ranks are estimated without gradient, with dropout as in the
+student's forward pass.
+Shapes: S queries of V users, K teacher items, E probes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from ensue.config import Config
+from ensue.data.histories import Histories
+from ensue.losses.ranking_distillation import (
+    discrepancy_weights,
+    estimated_ranks,
+    geometric_weights,
+    hybrid_weights,
+    position_weights,
+    ranking_distillation_loss,
+    reciprocal_weights,
+    uniform_weights,
+)
+from ensue.nn.embedding import dot_rows, gather_rows
+from ensue.training.distillation.teachers import TeacherCache
+from ensue.training.objective import Batch, QueryObjective
+
+Weighting = Literal["hybrid", "position", "discrepancy", "uniform", "reciprocal", "geometric"]
+COUNT_ELEMENTS = 1 << 20  # comparisons of probes and teacher items held at a time
+
+
+class RankingDistillationConfig(Config):
+    """Settings of ranking distillation; the defaults are the authors' program for Gowalla.
+
+    num_teacher_items: K, how many of the teacher's first items are positives.
+    weighting: how they count. "position": less and less down the teacher's ranking; "discrepancy":
+        the more, the lower the student ranks them than the teacher (after the burn-in; as
+        "position" before); "hybrid": the product; "uniform": 1 / K; "reciprocal": 1 / r;
+        "geometric": a share of what the items above leave.
+    position_scale: lambda of "position": how slowly the weights fall.
+    discrepancy_scale: mu of "discrepancy": how fast they rise with the difference of the ranks.
+    geometric_share: rho of "geometric".
+    normalize: whether the product's weights are divided by their sum (the paper) or not (its
+        program).
+    ranks: how the student's ranks are found: from a sample of items, or exactly, which makes the
+        scores of the whole catalogue.
+    num_probes: items of the sample, for a batch.
+    burn_in: epochs at the start in which weights depend on positions alone.
+    beta: weight of distillation beside the student's loss, as in the authors' program.
+    alpha: in place of beta, the share of distillation: (1 - alpha) own + alpha distilled.
+    exclude: which items the teacher's ranking leaves out: the target, also what the user had
+        before it, or all that the user has in training.
+    """
+
+    num_teacher_items: int = Field(default=10, ge=0)
+    weighting: Weighting = "hybrid"
+    position_scale: float = Field(default=1.0, gt=0)
+    discrepancy_scale: float = Field(default=0.1, gt=0)
+    geometric_share: float = Field(default=0.5, gt=0, lt=1)
+    normalize: bool = False
+    ranks: Literal["sampled", "exact"] = "sampled"
+    num_probes: int = Field(default=100, ge=1)
+    burn_in: int = Field(default=10, ge=0)
+    beta: float = Field(default=1.0, ge=0)
+    alpha: float | None = Field(default=None, ge=0, le=1)
+    exclude: Literal["target", "seen_before", "all_train"] = "target"
+
+    @model_validator(mode="after")
+    def _one_spelling(self) -> RankingDistillationConfig:
+        if self.alpha is not None and "beta" in self.model_fields_set:
+            raise ValueError("takes alpha or beta, not both")
+        return self
+
+    @property
+    def scales(self) -> tuple[float, float]:
+        """The factors of the student's own loss and of distillation."""
+        return (1.0, self.beta) if self.alpha is None else (1 - self.alpha, self.alpha)
+
+
+class RankingTerm:
+    """Adds the loss of ranking distillation to the student's own."""
+
+    num_tensors = 5
+
+    def __init__(
+        self,
+        config: RankingDistillationConfig,
+        cache: TeacherCache,
+        histories: Histories,
+        num_items: int,
+    ) -> None:
+        self._config, self._cache, self._num_items = config, cache, num_items
+        self._ends = histories.ends
+        self._offsets, self._own = histories.distinct_items(num_items)
+        self._static = _static_weights(config, cache.items.shape[1])
+
+    def tensors(
+        self, rows: NDArray[np.int64], epoch: int, generator: torch.Generator
+    ) -> list[Tensor]:
+        """Return teacher items [S, K], probes [E], users [S], what they have [V, E], counts [S].
+
+        Users are numbered 0..V - 1 within the batch; what they have is which of the probes. The
+        counts are of the items that each query's user does not have in training. Without weights
+        that depend on ranks the last four are empty.
+        """
+        items = torch.from_numpy(self._cache.items[rows].astype(np.int64))
+        nothing = torch.zeros(0, dtype=torch.long)
+        if not self._is_dynamic or epoch <= self._config.burn_in or self._config.scales[1] == 0:
+            return [items, nothing, nothing, nothing, nothing]
+        if self._config.ranks == "exact":
+            probes = np.arange(1, self._num_items + 1)
+        else:
+            order = torch.randperm(self._num_items, generator=generator).numpy()
+            probes = order[: self._config.num_probes] + 1
+        users, owner = np.unique(
+            np.searchsorted(self._ends, rows, side="right"), return_inverse=True
+        )
+        place = np.full(self._num_items + 1, len(probes))  # one column more, for other items
+        place[probes] = np.arange(len(probes))
+        lengths = self._offsets[users + 1] - self._offsets[users]
+        starts = np.cumsum(lengths) - lengths
+        entries = np.arange(lengths.sum()) + np.repeat(self._offsets[users] - starts, lengths)
+        has = np.zeros((len(users), len(probes) + 1), dtype=bool)
+        has[np.repeat(np.arange(len(users)), lengths), place[self._own[entries]]] = True
+        arrays = probes, owner, has[:, :-1], (self._num_items - lengths)[owner]
+        return [items, *(torch.from_numpy(array) for array in arrays)]
+
+    @property
+    def _is_dynamic(self) -> bool:
+        return self._config.weighting in ("hybrid", "discrepancy")
+
+    def loss(
+        self,
+        model: Any,
+        base: QueryObjective,
+        queries: Tensor,
+        batch: Batch,
+        tensors: Batch,
+    ) -> Tensor:
+        """Return the student's own loss and that of distillation, each with its factor."""
+        own_scale, scale = self._config.scales
+        own = base.query_loss(model, queries, batch)
+        items, probes, owner, has, num_others = tensors
+        if scale == 0 or items.shape[1] == 0:
+            return own if own_scale == 1 else own_scale * own
+        with torch.autocast(queries.device.type, enabled=False):
+            queries = queries.to(model.output_embedding.dtype)
+            logits = dot_rows(queries, model.output_embedding, items)
+            if model.output_bias is not None:
+                logits = logits + gather_rows(model.output_bias, items)
+            weights = self._static.to(items.device)
+            if len(probes):
+                ranks = self._ranks(
+                    model, queries.detach(), items, logits, probes, (owner, has), num_others
+                )
+                dynamic = discrepancy_weights(ranks, self._config.discrepancy_scale)
+                if self._config.weighting == "discrepancy":
+                    weights = torch.ones_like(weights)
+                weights = hybrid_weights(weights, dynamic, normalize=self._config.normalize)
+            weights = weights * (items > 0)  # where the teacher has no more items
+            distilled = ranking_distillation_loss(logits, weights).mean()
+        return own_scale * own + scale * distilled
+
+    @torch.no_grad()
+    def _ranks(
+        self,
+        model: Any,
+        queries: Tensor,
+        items: Tensor,
+        logits: Tensor,
+        probes: Tensor,
+        owned: tuple[Tensor, Tensor],
+        num_others: Tensor,
+    ) -> Tensor:
+        """Return the student's ranks of the teacher's items [S, K], 1 is best."""
+        owner, has = owned
+        table, bias = model.output_embedding[probes], model.output_bias
+        above = torch.empty(items.shape, dtype=torch.long, device=items.device)
+        is_exact = self._config.ranks == "exact"
+        size = max(1, COUNT_ELEMENTS // (len(probes) * items.shape[1]))
+        for first in range(0, len(queries), size):
+            rows = slice(first, min(first + size, len(queries)))
+            scores = queries[rows] @ table.T
+            if bias is not None:
+                scores += bias[probes]
+            own = scores.gather(1, (items[rows] - 1).clamp(min=0)) if is_exact else logits[rows]
+            scores.masked_fill_(has[owner[rows]], -torch.inf)
+            is_above = scores[:, :, None] > own[:, None, :]
+            if not is_exact:  # by rounding, a probe that is the item itself may be
+                is_above &= probes[:, None] != items[rows, None, :]
+            above[rows] = is_above.sum(dim=1)
+        if is_exact:
+            return above.double() + 1
+        num_own = has.sum(dim=1)[owner]
+        return estimated_ranks(
+            above,
+            num_probes=(len(probes) - num_own)[:, None],
+            num_others=num_others[:, None],
+        )
+
+
+def _static_weights(config: RankingDistillationConfig, num_items: int) -> Tensor:
+    """Return the weights of the positions [K]; before ranks are known, for all weightings."""
+    if config.weighting == "uniform":
+        return uniform_weights(num_items)
+    if config.weighting == "reciprocal":
+        return reciprocal_weights(num_items)
+    if config.weighting == "geometric":
+        return geometric_weights(num_items, config.geometric_share)
+    return position_weights(num_items, config.position_scale)
