@@ -37,7 +37,7 @@ TRAINING: dict[str, Any] = {
     "decay": "cosine",
     "precision": "bfloat16",
 }
-M3_SETTINGS = {"hidden_dim": 256, "norm": True, "attention": "projected"}
+M3_SETTINGS: dict[str, Any] = {"hidden_dim": 256, "norm": True, "attention": "projected"}
 EPOCHS = 10
 
 
