@@ -20,11 +20,12 @@ def distill(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the student's run.")],
     method: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="rd, or kd, kd-topk, kd-pt, kd-sim, kd-rel, kd-pt+sim, kd-perm, kd-classavg, ls."
+            help="rd (the default), kd, kd-topk, kd-pt, kd-sim, kd-rel, kd-pt+sim, kd-perm, "
+            "kd-classavg or ls."
         ),
-    ] = "rd",
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Family of the student; by default the teacher's, with its settings."),
@@ -45,8 +46,9 @@ def distill(
         typer.Option("--explain", help="Train students of all partial kd methods, and compare."),
     ] = False,
     seeds: Annotated[
-        int, typer.Option(min=1, help="Of each student, with --explain and for a classifier.")
-    ] = 1,
+        int | None,
+        typer.Option(min=1, help="Of each student, with --explain and for a classifier."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an unfinished run.")] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is in the output folder.")
@@ -70,13 +72,31 @@ def distill(
         "overwrite": overwrite,
         **parse_settings(assignments or []),
     }
+    if teacher.suffix == ".npz":
+        _refuse(
+            "a .npz file is distilled by every method",
+            {
+                "DATA": data,
+                "--method": method,
+                "--model": model,
+                "--preset": preset,
+                "--fit": fit,
+                "--cache": cache,
+                "--explain": explain,
+                "--resume": resume,
+            },
+        )
+        _classifier(teacher, output, seeds or 1, assignments or [], overwrite, as_json=as_json)
+        return
+    if explain:
+        _refuse("--explain trains students of all its methods", {"--method": method})
+    else:
+        _refuse("one student has one seed; use --set seed=N", {"--seeds": seeds})
     try:
-        if teacher.suffix == ".npz":
-            _classifier(teacher, output, seeds, assignments or [], overwrite, as_json=as_json)
-            return
         if explain:
-            _explain(teacher, data, seeds, options, as_json=as_json)
+            _explain(teacher, data, seeds or 1, options, as_json=as_json)
             return
+        method = method or "rd"
         run = distill(teacher, data, method=method, **options)
     except KeyboardInterrupt:
         from ensue.progress import note
@@ -92,6 +112,15 @@ def distill(
         title = f"{run.info['model']} by {method} on the validation part"
         print_table(names, [[validation[name] for name in names]], title=title)
     print_text(f"The run is in {run.path}. Next:\n  ensue tradeoff {teacher} {run.path}")
+
+
+def _refuse(reason: str, options: dict[str, Any]) -> None:
+    """Raise a UsageError for the first option that was given."""
+    from ensue.errors import UsageError
+
+    for name, value in options.items():
+        if value:
+            raise UsageError(f"{name} has no meaning here: {reason}.")
 
 
 def _classifier(

@@ -19,6 +19,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ensue.losses.expected_logits import Fill, expected_logits
 from ensue.losses.full_softmax import Normalizer, check_shapes, softmax_pass
 from ensue.losses.soft_targets import TopKTarget
 
@@ -163,11 +164,53 @@ def _closed_form(
     kept = slope * (target.values - target.remainder[:, None])
     amounts = torch.cat([torch.full_like(kept[:, :1], hard), kept], dim=1)
     ids = torch.cat([labels[:, None], target.ids], dim=1)
-    normalizers = [Normalizer(hard, 1.0), Normalizer(soft, temperature)]
+    return ids, amounts, slope * target.remainder, _normalizers(hard, soft, temperature)
+
+
+def filled_softmax_distillation_loss(
+    queries: Tensor,
+    table: Tensor,
+    targets: Tensor,
+    fill: Fill,
+    *,
+    teacher_weight: float,
+    temperature: float = 1.0,
+    scale: float = 1.0,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Return the sum of the losses for a soft target that is filled in block by block, a scalar.
+
+    Args:
+        fill: as in `expected_logits`; the rest as in `full_softmax_distillation_loss`.
+
+    Raises:
+        ValueError: the shapes do not belong together, or a setting is out of range.
+    """
+    name = "filled_softmax_distillation_loss"
+    check_settings(name, teacher_weight, temperature, scale)
+    check_shapes(name, queries, table, targets)
+    hard, soft = 1 - teacher_weight, teacher_weight * scale
+    ones = torch.ones(len(targets), dtype=table.dtype, device=table.device)
+    loss = softmax_pass(
+        queries,
+        table,
+        bias,
+        ids=targets[:, None],
+        amounts=hard * ones[:, None],
+        normalizers=_normalizers(hard, soft, temperature),
+    )
+    if soft == 0:
+        return loss
+    share = soft / temperature
+    return loss - share * expected_logits(queries, table, fill, weights=ones, bias=bias)
+
+
+def _normalizers(hard: float, soft: float, temperature: float) -> list[Normalizer]:
+    """Return the normalizers of both terms; at temperature 1 they are one."""
+    both = [Normalizer(hard, 1.0), Normalizer(soft, temperature)]
     if temperature == 1:
-        normalizers = [Normalizer(hard + soft, 1.0)]
-    used = [normalizer for normalizer in normalizers if normalizer.coefficient > 0]
-    return ids, amounts, slope * target.remainder, used
+        both = [Normalizer(hard + soft, 1.0)]
+    return [normalizer for normalizer in both if normalizer.coefficient > 0]
 
 
 def check_settings(name: str, teacher_weight: float, temperature: float, scale: float) -> None:

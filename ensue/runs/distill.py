@@ -114,7 +114,7 @@ class _Lesson:
         self._dataset, self._fit, self._folder = dataset, fit, folder
         self._method, self._config = method, config
         self._name = teacher.info["model"]
-        self._teacher = Teacher(teacher.model, _identity(teacher))
+        self._teacher = Teacher(teacher.model, identity(teacher))
         check_teacher(method, teacher.model)
         self._groups = _read_groups(config, dataset) if method == "kd-rel" else None
         self._term: TeacherTerm | None = None
@@ -189,9 +189,9 @@ def _split_settings(
     model: str, method: str, settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings of the student and its training, and those of the method."""
-    if get_method(model).is_fitted:
+    if not issubclass(get_method(model).model, Caser | SequenceModel):
         raise UsageError(
-            f"a student is trained step by step (caser, sasrec, gru4rec, m3); {model} is not."
+            f"a student must be a sequential model (caser, sasrec, gru4rec, m3); got {model}."
         )
     fields = list(_config_of(method).model_fields)
     own, chosen = {}, {}
@@ -218,7 +218,7 @@ def _base_settings(teacher: Run, model: str, preset: str | None) -> dict[str, An
     return {**teacher.info["config"], **(teacher.info["training"] or {})}
 
 
-def _identity(run: Run) -> str:
+def identity(run: Run) -> str:
     """Return a hash of the run's weights and settings."""
     digest = hashlib.sha256(repr((run.info["model"], run.info["config"])).encode())
     with (run.path / "model.safetensors").open("rb") as file:
@@ -229,10 +229,6 @@ def _identity(run: Run) -> str:
 
 def _check_student(name: str, method: str, settings: Mapping[str, Any]) -> None:
     """Raise a UsageError for a student that the method cannot train."""
-    if not issubclass(get_method(name).model, Caser | SequenceModel):
-        raise UsageError(
-            f"a student must be a sequential model (caser, sasrec, gru4rec, m3); got {name}."
-        )
     config, _ = resolve_settings(name, settings)
     num_targets = getattr(config, "num_targets", 1)
     if method != "rd" and num_targets != 1:

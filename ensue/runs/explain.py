@@ -20,7 +20,7 @@ from ensue.errors import UsageError, did_you_mean
 from ensue.evaluation.attribution import Attribution, attribute, standard_error
 from ensue.files import atomic_file, write_json
 from ensue.progress import note
-from ensue.runs.distill import METHODS, distill
+from ensue.runs.distill import METHODS, distill, identity
 from ensue.runs.explain_page import build_explanation_html
 from ensue.runs.output import open_output
 from ensue.runs.plots import has_plots
@@ -90,8 +90,15 @@ def explain(
     if not methods or not seeds:
         raise UsageError("explain needs a method and a seed; got none.")
     dataset = teacher.open_dataset(data)
+    of_teacher = _value(teacher, dataset, metric)  # a wrong metric is told before the work
     out = Path(out)
-    work = {"methods": list(methods), "seeds": list(seeds), "metric": metric}
+    work = {
+        "methods": list(methods),
+        "seeds": list(seeds),
+        "metric": metric,
+        "teacher": identity(teacher),
+        "settings": {name: _plain(value) for name, value in settings.items()},
+    }
     open_output(out, "settings.json", work, work="explanation", resume=resume, overwrite=overwrite)
     runs = {
         (method, seed): _student(teacher, dataset, out, method, seed, settings)
@@ -113,17 +120,12 @@ def explain(
     ]
     found = Explanation(
         metric=metric,
-        teacher={"name": teacher.path.name, "value": _value(teacher, dataset, metric)},
+        teacher={"name": teacher.path.name, "value": of_teacher},
         seeds=list(seeds),
         table=table,
         attribution=attribute(values),
     )
-    if has_plots():
-        with atomic_file(out / "explain.html") as temporary:
-            temporary.write_text(build_explanation_html(found.to_dict()), encoding="utf-8")
-    else:
-        note("No explain.html: its plots need matplotlib; run pip install 'ensue[report]'.")
-    write_json(out / "explain.json", found.to_dict())
+    _write(out, found)
     return found
 
 
@@ -142,6 +144,23 @@ def _student(
     return distill(
         teacher, dataset, out=path, resume=is_begun, **{**settings, **chosen, "seed": seed}
     )
+
+
+def _write(out: Path, found: Explanation) -> None:
+    """Write the page, and the table last."""
+    if has_plots():
+        with atomic_file(out / "explain.html") as temporary:
+            temporary.write_text(build_explanation_html(found.to_dict()), encoding="utf-8")
+    else:
+        note("No explain.html: its plots need matplotlib; run pip install 'ensue[report]'.")
+    write_json(out / "explain.json", found.to_dict())
+
+
+def _plain(value: Any) -> Any:
+    """Return a setting as JSON gives it back."""
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _value(run: Run, dataset: Dataset, metric: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -49,7 +48,6 @@ class Tradeoff:
     metric: str
     split: str
     costs: list[Cost]
-    threads: int | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the table, ready for JSON."""
@@ -111,7 +109,7 @@ def tradeoff(
         )
         for name, run, evaluation, ms in zip(names, opened, evaluations, times, strict=True)
     ]
-    found = Tradeoff(metric, split, costs, os.cpu_count())
+    found = Tradeoff(metric, split, costs)
     if out is not None:
         _write(Path(out), found)
     return found

@@ -104,10 +104,12 @@ def test_an_interruption_says_how_to_go_on(
         (["--method", "kdd"], "there is no method 'kdd'. Did you mean 'kd'"),
         (["--set", "num_probe=3"], "no setting 'num_probe'. Did you mean 'num_probes'"),
         (["--set", "alpha=0.5", "--set", "beta=1"], "alpha or beta, not both"),
-        (["--model", "popularity"], "popularity is not"),
+        (["--model", "popularity"], "got popularity"),
         (["--set", "alpha"], "--set takes NAME=VALUE"),
         (["--method", "kd-rel"], "pass groups=FILE"),
         (["--fit", "all"], "fit must be"),
+        (["--seeds", "2"], "--seeds has no meaning here: one student has one seed"),
+        (["--explain", "--method", "kd"], "--method has no meaning here"),
     ],
 )
 def test_wrong_use_is_one_sentence(

@@ -354,19 +354,14 @@ def test_context_gates_are_ready_for_json() -> None:
     assert json.loads(json.dumps(part.to_dict()))["value"] is None
 
 
-# Losses of two epochs before models could read context; of M3, with the first weights of today.
-BEFORE = {
-    "m3": [3.418767252497115, 3.4121036764532633],
-    "sasrec": [3.4051914283627114, 3.4019801327824837],
-    "gru4rec": [3.4297248279289545, 3.430839810772843],
-}
-
-
-@pytest.mark.parametrize("model", BEFORE)
-def test_models_without_context_give_the_numbers_they_gave(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["m3", "sasrec", "gru4rec"])
+def test_columns_that_no_model_asks_for_change_nothing(model: str, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     histories = [(rng.permutation(30)[: rng.integers(5, 20)] + 1).tolist() for _ in range(50)]
     context = {"page": [["a"] * len(history) for history in histories]}
-    data = make_dataset(tmp_path / "data", histories, num_items=30, context=context)
-    run = train(model, data, out=tmp_path / "run", dim=8, epochs=2)
-    assert [line["loss"] for line in run.log()] == pytest.approx(BEFORE[model], rel=1e-6)
+    losses = []
+    for name, columns in (("with", context), ("without", None)):
+        data = make_dataset(tmp_path / name, histories, num_items=30, context=columns)
+        run = train(model, data, out=tmp_path / f"run-{name}", dim=8, epochs=2)
+        losses.append([line["loss"] for line in run.log()])
+    assert losses[0] == losses[1]

@@ -95,6 +95,8 @@ def test_it_goes_on_with_the_students_that_are_missing(
     assert not (out / "explain.json").exists()
     found = explain(teacher, dataset, out=out, methods=methods, resume=True, **STUDENT)
     assert trained == ["ls", "kd", "kd"]
+    with pytest.raises(UsageError, match="differs in settings"):
+        explain(teacher, dataset, out=out, methods=methods, resume=True, **{**STUDENT, "dim": 6})
     assert found.table == whole.table
 
 
@@ -105,6 +107,8 @@ def test_wrong_use_is_one_sentence(teacher: Run, dataset: Dataset, tmp_path: Pat
         explain(teacher, dataset, out=tmp_path / "b", methods=["rd"])
     with pytest.raises(UsageError, match="a method and a seed; got none"):
         explain(teacher, dataset, out=tmp_path / "c", seeds=())
+    with pytest.raises(UsageError, match="metric must be one of"):
+        explain(teacher, dataset, out=tmp_path / "d", metric="ndgc@10")
     assert not list(tmp_path.iterdir())
 
 

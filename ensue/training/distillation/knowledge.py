@@ -21,9 +21,11 @@ from torch import Tensor
 from ensue.config import Config
 from ensue.data.histories import Histories
 from ensue.errors import UsageError
-from ensue.losses.distillation import full_softmax_distillation_loss
-from ensue.losses.expected_logits import Fill, expected_logits
-from ensue.losses.full_softmax import Normalizer, softmax_pass
+from ensue.losses.distillation import (
+    filled_softmax_distillation_loss,
+    full_softmax_distillation_loss,
+)
+from ensue.losses.expected_logits import Fill
 from ensue.losses.soft_targets import TopKTarget
 from ensue.models.base import Model
 from ensue.training.distillation.catalog_targets import (
@@ -220,32 +222,12 @@ class KnowledgeTerm:
         """Return the mean loss of the queries."""
         labels, *rest = tensors
         target = self._target(labels, *rest)
-        weight, temperature, scale = self.settings.values()
         table, bias = model.output_embedding, model.output_bias
+        settings: dict[str, Any] = {"bias": bias, **self.settings}
         if isinstance(target, TopKTarget):
-            total = full_softmax_distillation_loss(
-                queries,
-                table,
-                labels,
-                target,
-                bias=bias,
-                teacher_weight=weight,
-                temperature=temperature,
-                scale=scale,
-            )
+            total = full_softmax_distillation_loss(queries, table, labels, target, **settings)
         else:
-            normalizers = _normalizers(1 - weight, weight * scale, temperature)
-            share = weight * scale / temperature
-            total = _filled_loss(
-                queries,
-                table,
-                bias,
-                labels,
-                target,
-                hard=1 - weight,
-                normalizers=normalizers,
-                share=share,
-            )
+            total = filled_softmax_distillation_loss(queries, table, labels, target, **settings)
         return total / max(1, len(labels))
 
     def _target(self, labels: Tensor, *rest: Tensor) -> TopKTarget | Fill:
@@ -277,45 +259,6 @@ class KnowledgeTerm:
             sim_temperature=config.sim_temperature,
             p_t=rest[0] if rest else None,
         )
-
-
-def _normalizers(hard: float, soft: float, temperature: float) -> list[Normalizer]:
-    """Return the normalizers of both terms; one where they are the same."""
-    if temperature == 1:
-        return [Normalizer(hard + soft, 1.0)]
-    both = (Normalizer(hard, 1.0), Normalizer(soft, temperature))
-    return [normalizer for normalizer in both if normalizer.coefficient > 0]
-
-
-def _filled_loss(
-    queries: Tensor,
-    table: Tensor,
-    bias: Tensor | None,
-    labels: Tensor,
-    fill: Fill,
-    *,
-    hard: float,
-    normalizers: list[Normalizer],
-    share: float,
-) -> Tensor:
-    """Return the sum of the losses for a target that is filled in block by block.
-
-    Args:
-        hard: weight of the labels.
-        share: weight of the mean logit under the target.
-    """
-    ones = torch.ones(len(labels), dtype=table.dtype, device=table.device)
-    total = softmax_pass(
-        queries,
-        table,
-        bias,
-        ids=labels[:, None],
-        amounts=hard * ones[:, None],
-        normalizers=normalizers,
-    )
-    if share == 0:
-        return total
-    return total - share * expected_logits(queries, table, fill, weights=ones, bias=bias)
 
 
 def check_teacher(method: str, teacher: Model) -> None:
