@@ -1,8 +1,9 @@
 """Students of sequential models: ranking distillation and top-k soft targets.
 
-    python -m benchmarks.distill_ranking gowalla [--seeds 3] [--only hybrid position]
-    python -m benchmarks.distill_ranking ml-1m [--seeds 3]
+    python -m benchmarks.distill_ranking gowalla [--seeds 0 1 2] [--only hybrid position]
+    python -m benchmarks.distill_ranking ml-1m [--seeds 0 1 2]
     python -m benchmarks.distill_ranking cost
+    ... --runs FOLDER   keep the runs there; those that are there already are not trained again
 
 gowalla: Caser d=100 to d=50, protocol and preset of `benchmarks.caser gowalla`; the weightings of
 the paper's Table 4. Bars: MAP of the hybrid at least 1.03 x the student alone and .99 x the
@@ -17,12 +18,12 @@ Data: ../shared/data (see its README files); it is not part of the project.
 from __future__ import annotations
 
 import argparse
-import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,10 @@ def main() -> int:
     """Run the chosen benchmark, print its tables, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kind", choices=["gowalla", "ml-1m", "cost"])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="in place of the preset's")
     parser.add_argument("--only", nargs="+", choices=WEIGHTINGS, help="some weightings of gowalla")
+    parser.add_argument("--runs", type=Path, help="folder that keeps the runs")
     arguments = parser.parse_args()
     if not caser.SHARED.is_dir():
         print(f"skipped: {caser.SHARED} does not exist", file=sys.stderr)
@@ -62,20 +64,28 @@ def main() -> int:
     run: Callable[[Path, argparse.Namespace], list[dict[str, Any]]]
     run = {"gowalla": gowalla, "ml-1m": ml_1m, "cost": cost}[arguments.kind]
     with tempfile.TemporaryDirectory() as temporary:
-        rows = run(Path(temporary), arguments)
+        rows = run(arguments.runs or Path(temporary), arguments)
     print(to_table(rows))
-    print(write_report(f"distill_ranking_{arguments.kind}", vars(arguments), rows))
+    config = {name: value for name, value in vars(arguments).items() if name != "runs"}
+    print(write_report(f"distill_ranking_{arguments.kind}", config, rows))
     return 0
+
+
+def _once(out: Path, make: Callable[..., Run]) -> Run:
+    """Return the run at `out`, made now, or gone on with, if it is not there."""
+    if (out / "run.json").is_file():
+        return ensue.load(out)
+    return make(out=out, resume=(out / "checkpoints").is_dir())
 
 
 def gowalla(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row for the teacher, the student alone, and each weighting."""
-    dataset = caser.prepare("gowalla", folder / "dataset", caser.RANDOM_ORDERS)
+    dataset = _gowalla_data(folder / "dataset", caser.RANDOM_ORDERS)
     settings = {**GOWALLA, **({"epochs": arguments.epochs} if arguments.epochs else {})}
     weightings = arguments.only or WEIGHTINGS
     found: dict[str, list[dict[str, float]]] = {}
     ratios = []
-    for seed in range(arguments.seeds):
+    for seed in arguments.seeds:
         runs = _gowalla_runs(folder / str(seed), dataset, settings, weightings, seed)
         for name, one in runs.items():
             metrics = one.evaluate(dataset, ks=(3, 5, 10), num_resamples=0).metrics
@@ -86,7 +96,6 @@ def gowalla(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]
         ratios.append(
             {size: table.costs[1].ms[size] / table.costs[0].ms[size] for size in ("1", "256")}
         )
-        shutil.rmtree(folder / str(seed))
     rows = []
     for name, values in found.items():
         maps = [value["map"] for value in values]
@@ -118,38 +127,40 @@ def _gowalla_runs(
 ) -> dict[str, Run]:
     """Return the runs of one seed."""
     common = {**settings, "seed": seed, "fit": "train+validation"}
-    runs = {
-        name: ensue.train("caser", dataset, out=folder / name, dim=dim, **common)
-        for name, dim in (("teacher", 100), ("alone", 50))
-    }
+    runs = {}
+    for name, dim in (("teacher", 100), ("alone", 50)):
+        train = partial(ensue.train, "caser", dataset, dim=dim, **common)
+        runs[name] = _once(folder / name, train)
     for weighting in weightings:
-        runs[weighting] = ensue.distill(
-            runs["teacher"],
-            dataset,
-            out=folder / weighting,
-            weighting=weighting,
-            burn_in=BURN_IN,
-            dim=50,
-            seed=seed,
-        )
+        distill = partial(ensue.distill, runs["teacher"], dataset, weighting=weighting)
+        distill = partial(distill, burn_in=BURN_IN, dim=50, seed=seed)
+        runs[weighting] = _once(folder / weighting, distill)
     return runs
+
+
+def _gowalla_data(out: Path, num_orders: int) -> Dataset:
+    """Return the data set, prepared if it is not there."""
+    if (out / "dataset.json").is_file():
+        return Dataset(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return caser.prepare("gowalla", out, num_orders)
 
 
 def ml_1m(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row for the teacher, the student alone, and each method."""
     source = sasrec.SHARED / sasrec.FILES["ml-1m"]
-    dataset = ensue.prepare(source, folder / "dataset", split="leave-one-out")
+    dataset = ensue.prepare(source, folder / "dataset", split="leave-one-out", overwrite=True)
     settings = {**ML_1M, **({"epochs": arguments.epochs} if arguments.epochs else {})}
-    teacher = ensue.train("sasrec", dataset, out=folder / "teacher", dim=128, **settings)
+    train = partial(ensue.train, "sasrec", dataset, **settings)
+    teacher = _once(folder / "teacher", partial(train, dim=128))
     runs: dict[str, list[Run]] = {"teacher": [teacher]}
     student: dict[str, Any] = {"dim": 32, "hidden_dim": 128}
-    for seed in range(arguments.seeds):
-        out = folder / f"alone-{seed}"
-        alone = ensue.train("sasrec", dataset, out=out, seed=seed, **student, **settings)
+    for seed in arguments.seeds:
+        alone = _once(folder / f"alone-{seed}", partial(train, seed=seed, **student))
         runs.setdefault("alone", []).append(alone)
         for method in ("rd", "kd-topk"):
-            out = folder / f"{method}-{seed}"
-            one = ensue.distill(teacher, dataset, out=out, method=method, seed=seed, **student)
+            distill = partial(ensue.distill, teacher, dataset, method=method, seed=seed, **student)
+            one = _once(folder / f"{method}-{seed}", distill)
             runs.setdefault(method, []).append(one)
     values = {
         name: [_leave_one_out(one, dataset) for one in several] for name, several in runs.items()
