@@ -99,7 +99,7 @@ def tune(
         out: a new folder; an earlier search in it is continued with resume=True.
         trials: how many trials finish, those of an earlier call included; None is 20, or without
             limit where `minutes` is given.
-        minutes: no trial begins after so many minutes of this call.
+        minutes: no trial begins after so many minutes of searching.
         preset: a named group of settings of the model, below the fixed and the searched ones.
         settings: those that are not searched, by name.
         ranges: what is searched, over what the model declares, by name.
@@ -125,11 +125,12 @@ def tune(
     )
     if trials is None and minutes is None:
         trials = DEFAULT_TRIALS
-    deadline = None if minutes is None else time.monotonic() + 60 * minutes
     with open_trials(search.out / "study.db", search.space, seed=seed) as stored:
         stored.end_interrupted()
         _keep_best_run(search.out, stored.ended())
         remaining = None if trials is None else max(trials - stored.num_finished, 0)
+        # Counted from here: a first trial begins however long it took to get this far.
+        deadline = None if minutes is None else time.monotonic() + 60 * minutes
         with track("tune", remaining, unit="trials") as advance:
             while (trials is None or stored.num_finished < trials) and (
                 deadline is None or time.monotonic() < deadline
