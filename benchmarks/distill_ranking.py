@@ -3,7 +3,7 @@
     python -m benchmarks.distill_ranking gowalla [--seeds 0 1 2] [--only hybrid position]
     python -m benchmarks.distill_ranking ml-1m [--seeds 0 1 2]
     python -m benchmarks.distill_ranking cost
-    ... --runs FOLDER   keep the runs there; those that are there already are not trained again
+    ... gowalla --runs FOLDER     keep the runs, and go on with those that are there; or ml-1m
 
 gowalla: Caser d=100 to d=50, protocol and preset of `benchmarks.caser gowalla`; the weightings of
 the paper's Table 4. Bars: MAP of the hybrid at least 1.03 x the student alone and .99 x the
@@ -56,15 +56,20 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="in place of the preset's")
     parser.add_argument("--only", nargs="+", choices=WEIGHTINGS, help="some weightings of gowalla")
-    parser.add_argument("--runs", type=Path, help="folder that keeps the runs")
+    parser.add_argument("--runs", type=Path, help="folder that keeps the runs, not of cost")
     arguments = parser.parse_args()
+    if arguments.runs and arguments.kind == "cost":
+        parser.error("cost trains everything anew: it takes no --runs")
     if not caser.SHARED.is_dir():
         print(f"skipped: {caser.SHARED} does not exist", file=sys.stderr)
         return 0
     run: Callable[[Path, argparse.Namespace], list[dict[str, Any]]]
     run = {"gowalla": gowalla, "ml-1m": ml_1m, "cost": cost}[arguments.kind]
     with tempfile.TemporaryDirectory() as temporary:
-        rows = run(arguments.runs or Path(temporary), arguments)
+        # Runs of other settings are others: a finished one is taken as it is.
+        own = f"{arguments.kind}-{arguments.epochs or 'preset'}"
+        folder = arguments.runs / own if arguments.runs else Path(temporary)
+        rows = run(folder, arguments)
     print(to_table(rows))
     config = {name: value for name, value in vars(arguments).items() if name != "runs"}
     print(write_report(f"distill_ranking_{arguments.kind}", config, rows))
@@ -78,9 +83,17 @@ def _once(out: Path, make: Callable[..., Run]) -> Run:
     return make(out=out, resume=(out / "checkpoints").is_dir())
 
 
+def _prepared(out: Path, prepare: Callable[[Path], Dataset]) -> Dataset:
+    """Return the data set at `out`, prepared now if it is not there."""
+    if (out / "dataset.json").is_file():
+        return Dataset(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return prepare(out)
+
+
 def gowalla(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row for the teacher, the student alone, and each weighting."""
-    dataset = _gowalla_data(folder / "dataset", caser.RANDOM_ORDERS)
+    dataset = _prepared(folder / "dataset", partial(caser.prepare, "gowalla"))
     settings = {**GOWALLA, **({"epochs": arguments.epochs} if arguments.epochs else {})}
     weightings = arguments.only or WEIGHTINGS
     found: dict[str, list[dict[str, float]]] = {}
@@ -132,24 +145,17 @@ def _gowalla_runs(
         train = partial(ensue.train, "caser", dataset, dim=dim, **common)
         runs[name] = _once(folder / name, train)
     for weighting in weightings:
-        distill = partial(ensue.distill, runs["teacher"], dataset, weighting=weighting)
-        distill = partial(distill, burn_in=BURN_IN, dim=50, seed=seed)
+        distill = partial(ensue.distill, runs["teacher"], dataset, dim=50, seed=seed)
+        distill = partial(distill, weighting=weighting, burn_in=BURN_IN)
         runs[weighting] = _once(folder / weighting, distill)
     return runs
-
-
-def _gowalla_data(out: Path, num_orders: int) -> Dataset:
-    """Return the data set, prepared if it is not there."""
-    if (out / "dataset.json").is_file():
-        return Dataset(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return caser.prepare("gowalla", out, num_orders)
 
 
 def ml_1m(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row for the teacher, the student alone, and each method."""
     source = sasrec.SHARED / sasrec.FILES["ml-1m"]
-    dataset = ensue.prepare(source, folder / "dataset", split="leave-one-out", overwrite=True)
+    prepare = partial(ensue.prepare, source, split="leave-one-out")
+    dataset = _prepared(folder / "dataset", prepare)
     settings = {**ML_1M, **({"epochs": arguments.epochs} if arguments.epochs else {})}
     train = partial(ensue.train, "sasrec", dataset, **settings)
     teacher = _once(folder / "teacher", partial(train, dim=128))
