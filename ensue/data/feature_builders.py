@@ -29,6 +29,7 @@ from ensue.data.features import Bags, make_bags
 from ensue.data.vocabulary import Vocabulary, dense_ids
 
 Rows = NDArray[np.int64]
+SMALLEST_DEVIATION = 1e-100  # less is rounding
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,9 @@ class NumbersBuilder:
         mean, deviation = 0.0, 1.0
         if len(there):
             mean = float(there.mean())
-            if there.min() < there.max():
-                deviation = float(there.std())
+            spread = float(there.std())
+            if there.min() < there.max() and spread > SMALLEST_DEVIATION:
+                deviation = spread
         values = standardize(self._numbers, mean, deviation)
         missing = float(is_missing[1:].mean())
         return Built(values, int(len(there) > 0), missing, None, mean, deviation)
@@ -127,25 +129,26 @@ class VectorsBuilder:
 
     def __init__(self, num_rows: int, separator: str | None, file: Path) -> None:
         self._num_rows, self._separator, self._file = num_rows, separator, file
+        self._size = 0
         self._vectors: NDArray[np.float32] | None = None
 
     def add(self, rows: Rows, columns: Sequence[pl.Series]) -> None:
         """Add the values of `rows`, which are dense ids [n]."""
-        size = len(columns) if len(columns) > 1 else vector_size(columns[0], self._separator)
+        if len(columns) > 1:
+            vectors = without_parts(np.stack([_floats(c) for c in columns], axis=1))
+        else:
+            size = self._size or vector_size(columns[0], self._separator)
+            vectors = to_vectors(columns[0], self._separator, size)
+        is_there = ~np.isnan(vectors[:, :1]).all(axis=1)
+        if not vectors.shape[1] or not is_there.any():
+            return
         if self._vectors is None:
-            if not size:
-                return
+            self._size = vectors.shape[1]
             self._vectors = np.lib.format.open_memmap(
-                self._file, mode="w+", dtype=np.float32, shape=(self._num_rows, size)
+                self._file, mode="w+", dtype=np.float32, shape=(self._num_rows, self._size)
             )
             self._vectors[:] = np.nan
-        size = self._vectors.shape[1]
-        if len(columns) == 1:
-            vectors = to_vectors(columns[0], self._separator, size)
-        else:
-            vectors = without_parts(np.stack([_floats(c) for c in columns], axis=1))
-        is_there, is_open = ~np.isnan(vectors[:, 0]), np.isnan(self._vectors[:, 0])
-        _fill(self._vectors, rows, vectors, is_there, is_open)
+        _fill(self._vectors, rows, vectors, is_there, np.isnan(self._vectors[:, 0]))
 
     def build(self) -> Built:
         """Return the feature."""

@@ -309,7 +309,7 @@ def _infer_whole_numbers(texts: pl.Series, name: str) -> Inferred:
         return _unless_distinct(texts, "whole numbers, by its name")
     if texts.str.contains(r"^0\d").any():
         return _unless_distinct(texts, "digits that start with 0")
-    is_gapless = smallest in (0, 1) and largest <= _MAX_CODE
+    is_gapless = smallest in (0, 1) and smallest < largest <= _MAX_CODE
     if is_gapless and num_distinct == largest - smallest + 1 and 2 * num_distinct <= len(texts):
         return "categorical", None, f"whole numbers {smallest} to {largest} without a gap"
     return "numeric", None, "whole numbers"

@@ -129,7 +129,7 @@ def to_vectors(values: pl.Series, separator: str | None, size: int) -> NDArray[n
         )
     if not _is_list(values):
         raise BadValueError(values.is_not_null().arg_max() or 0, needed)
-    lists = values.cast(pl.List(values.dtype.inner))  # type: ignore[attr-defined]
+    lists = _as_lists(values)
     is_there = lists.is_not_null() & (lists.list.len() > 0)
     is_broken = is_there & (lists.list.len() != size).fill_null(False)
     if is_broken.any():
@@ -148,19 +148,25 @@ def to_vectors(values: pl.Series, separator: str | None, size: int) -> NDArray[n
 
 
 def vector_size(values: pl.Series, separator: str | None) -> int:
-    """Return the length of the first vector, 0 where there is none."""
-    texts = values if _is_list(values) else to_texts(values)
-    first = texts.drop_nulls().head(1)
-    if not len(first):
-        return 0
-    if not _is_list(first):
-        first = split(first, separator)
-    return int(first.list.len()[0]) if _is_list(first) else 1
+    """Return the length of the first vector, 0 where there is none.
+
+    Raises:
+        BadValueError: a value is text and the separator is None.
+    """
+    lists = values if _is_list(values) else split(to_texts(values), separator)
+    if not _is_list(lists):
+        if lists.null_count() == len(lists):
+            return 0
+        raise BadValueError(lists.is_not_null().arg_max() or 0, "vectors of numbers")
+    lengths = _as_lists(lists).list.len()
+    lengths = lengths.filter(lengths > 0)
+    return int(lengths[0]) if len(lengths) else 0
 
 
 def standardize(numbers: NDArray[np.float64], mean: float, deviation: float) -> NDArray[np.float32]:
     """Return (numbers - mean) / deviation [n] in single precision; NaN stays NaN."""
-    return ((numbers - mean) / deviation).astype(np.float32)
+    largest = float(np.finfo(np.float32).max)
+    return np.clip((numbers - mean) / deviation, -largest, largest).astype(np.float32)
 
 
 def without_parts(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -180,6 +186,11 @@ def decodes(texts: pl.Series) -> bool:
 
 def _is_list(values: pl.Series) -> bool:
     return isinstance(values.dtype, pl.List | pl.Array)
+
+
+def _as_lists(values: pl.Series) -> pl.Series:
+    """Return lists of a fixed or of any length as the latter."""
+    return values.cast(pl.List(values.dtype.inner))  # type: ignore[attr-defined]
 
 
 def _decode(texts: pl.Series, dtype: pl.List) -> pl.Series:
