@@ -122,19 +122,15 @@ def to_vectors(values: pl.Series, separator: str | None, size: int) -> NDArray[n
         BadValueError: a value is no list of `size` numbers.
     """
     needed = f"vectors of {size} numbers"
-    if not _is_list(values):
-        texts = to_texts(values)
-        values = (
-            _decode(texts, pl.List(pl.Float64)) if separator == JSON else split(texts, separator)
-        )
-    if not _is_list(values):
-        raise BadValueError(values.is_not_null().arg_max() or 0, needed)
-    lists = _as_lists(values)
+    vectors = np.full((len(values), size), np.nan, dtype=np.float32)
+    try:
+        lists = _vector_lists(values, separator)
+    except BadValueError as error:
+        raise BadValueError(error.index, needed) from None
     is_there = lists.is_not_null() & (lists.list.len() > 0)
     is_broken = is_there & (lists.list.len() != size).fill_null(False)
     if is_broken.any():
         raise BadValueError(is_broken.arg_max() or 0, needed)
-    vectors = np.full((len(values), size), np.nan, dtype=np.float32)
     rows = np.flatnonzero(is_there.to_numpy())
     try:
         numbers = to_numbers(lists.filter(is_there).explode())
@@ -153,12 +149,7 @@ def vector_size(values: pl.Series, separator: str | None) -> int:
     Raises:
         BadValueError: a value is text and the separator is None.
     """
-    lists = values if _is_list(values) else split(to_texts(values), separator)
-    if not _is_list(lists):
-        if lists.null_count() == len(lists):
-            return 0
-        raise BadValueError(lists.is_not_null().arg_max() or 0, "vectors of numbers")
-    lengths = _as_lists(lists).list.len()
+    lengths = _vector_lists(values, separator).list.len()
     lengths = lengths.filter(lengths > 0)
     return int(lengths[0]) if len(lengths) else 0
 
@@ -184,13 +175,23 @@ def decodes(texts: pl.Series) -> bool:
     return True
 
 
+def _vector_lists(values: pl.Series, separator: str | None) -> pl.Series:
+    """Return lists of numbers, or of text that may hold numbers; null where there is none."""
+    if _is_list(values):
+        return values.cast(pl.List(values.dtype.inner))  # type: ignore[attr-defined]
+    texts = to_texts(values)
+    if separator == JSON:
+        return _decode(texts, pl.List(pl.Float64))
+    lists = split(texts, separator)
+    if not _is_list(lists):
+        if lists.null_count() < len(lists):
+            raise BadValueError(lists.is_not_null().arg_max() or 0, "vectors of numbers")
+        lists = lists.cast(pl.List(pl.String))
+    return lists
+
+
 def _is_list(values: pl.Series) -> bool:
     return isinstance(values.dtype, pl.List | pl.Array)
-
-
-def _as_lists(values: pl.Series) -> pl.Series:
-    """Return lists of a fixed or of any length as the latter."""
-    return values.cast(pl.List(values.dtype.inner))  # type: ignore[attr-defined]
 
 
 def _decode(texts: pl.Series, dtype: pl.List) -> pl.Series:
