@@ -142,7 +142,7 @@ class VectorsBuilder:
         else:
             size = self._size or vector_size(columns[0], self._separator)
             vectors = to_vectors(columns[0], self._separator, size)
-        is_there = ~np.isnan(vectors).any(axis=1)
+        is_there: NDArray[np.bool_] = np.logical_not(np.isnan(vectors).any(axis=1))
         if not vectors.shape[1] or not is_there.any():
             return
         if self._vectors is None:

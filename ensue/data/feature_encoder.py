@@ -6,10 +6,12 @@ have B + 1 rows and the values of rows[b] are in row b + 1.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
 from itertools import compress
 from numbers import Real
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -30,7 +32,8 @@ from ensue.data.feature_values import (
 )
 from ensue.data.features import Bags, FeatureTable, make_bags
 from ensue.data.ids import IdMap
-from ensue.errors import DataError, UsageError, did_you_mean
+from ensue.errors import DataError, RunError, UsageError, did_you_mean
+from ensue.files import write_json
 
 Side = Literal["items", "users"]
 
@@ -122,6 +125,22 @@ class FeatureEncoder:
             },
             stored["unused"],
         )
+
+    def save(self, path: str | Path) -> None:
+        """Write the encoder as JSON, atomically."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> FeatureEncoder:
+        """Return the encoder that `save` wrote.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} must be an encoder of features; it is not: {error}.") from None
 
     def _encode(
         self, info: FeatureInfo, rows: Sequence[Mapping[str, Any]], unknown: dict[str, None]

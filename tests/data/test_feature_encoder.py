@@ -19,7 +19,7 @@ from ensue.data.feature_encoder import FeatureEncoder
 from ensue.data.feature_info import FeatureInfo
 from ensue.data.features import Bags, FeatureTable
 from ensue.data.ids import IdMap
-from ensue.errors import DataError, UsageError
+from ensue.errors import DataError, RunError, UsageError
 from tests.helpers import make_dataset
 
 NAN = float("nan")
@@ -122,6 +122,18 @@ def test_no_rows_and_rows_without_values() -> None:
 def test_values_of_the_wrong_kind(row: Mapping[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         encoder().encode([{}, row])
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "items.json"
+    encoder().save(path)
+    assert FeatureEncoder.load(path).to_dict() == encoder().to_dict()
+    for content in ("{", "{}", "[]", '{"columns": [{}], "vocabularies": {}, "unused": []}'):
+        path.write_text(content)
+        with pytest.raises(RunError, match=r"items\.json must be an encoder of features"):
+            FeatureEncoder.load(path)
+    with pytest.raises(RunError, match=r"nowhere\.json must be"):
+        FeatureEncoder.load(tmp_path / "nowhere.json")
 
 
 def test_a_dataset_without_features(tmp_path: Path) -> None:

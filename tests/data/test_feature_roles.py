@@ -159,6 +159,17 @@ def test_whole_numbers_in_several_columns_are_no_vector_unless_told() -> None:
     assert (vector.name, vector.sources) == ("n", ("n_1", "n_2"))
 
 
+def test_roles_that_several_columns_cannot_have_together() -> None:
+    columns: dict[str, list[object]] = {"item": [1, 2], "n_1": [5, 7], "n_2": [8, 9], "m_3": [1, 2]}
+    for roles, message in (
+        ({"n": "multi"}, r"vector or ignore, .* got multi for \['n_1', 'n_2'\]"),
+        ({"m": "vector"}, r"m_0, m_1, \.\.\. .* got vector for \['m_3'\]"),
+        ({"n": "vector", "n_1": "numeric"}, r"got vector for \['n_2'\]"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            choose(columns, **roles)
+
+
 def test_the_column_of_ids() -> None:
     columns: dict[str, list[object]] = {"movie": ["a"], "item": ["b"], "x": ["c"]}
     assert choose(columns, log_column="movie").id == "movie"
