@@ -31,8 +31,9 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED)
 	@$(BIN)/ensue demo
 
+# Two workers of one thread each: two programs of two threads slow each other on two cores.
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest -q
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # pytest ends with 5 when no test is selected, which is no failure here.
 slow: $(INSTALLED)
