@@ -21,6 +21,7 @@ from ensue.cli.demo import demo
 from ensue.cli.distill import distill
 from ensue.cli.evaluate import evaluate
 from ensue.cli.fetch import fetch
+from ensue.cli.index import index
 from ensue.cli.output import print_text
 from ensue.cli.prepare import prepare
 from ensue.cli.profile import profile
@@ -93,6 +94,7 @@ app.command()(distill)
 app.command()(tradeoff)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(index)
 app.command()(recommend)
 app.command()(report)
 app.command()(demo)

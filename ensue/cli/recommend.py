@@ -36,6 +36,14 @@ def recommend(
         list[str] | None,
         typer.Option("--context", help="NAME=VALUE, known of the request (context_out); repeat."),
     ] = None,
+    index: Annotated[
+        str | None,
+        typer.Option(help="Kind or folder of an index (ensue index): ask it, not every item."),
+    ] = None,
+    search: Annotated[
+        list[str] | None,
+        typer.Option("--search", help="NAME=VALUE, of searches with the index; repeat."),
+    ] = None,
     batch: Annotated[
         Path | None,
         typer.Option(help='JSON lines, each {"user": ID} or {"history": [ID, ...]}.'),
@@ -57,6 +65,7 @@ def recommend(
 ) -> None:
     """Recommend items for known users or for any history, seen in training or not."""
     from ensue.cli.output import print_json, print_text
+    from ensue.config import parse_settings
     from ensue.errors import UsageError
     from ensue.runs.batches import read_ids, recommend_file
     from ensue.runs.run import load
@@ -69,6 +78,12 @@ def recommend(
         "context": _parse_context(context or []),
     }
     opened = load(run)
+    if search and index is None:
+        raise UsageError("--search NAME=VALUE goes with --index.")
+    if index is not None:
+        if follow:
+            raise UsageError("--follow keeps the scores of all items; it takes no --index.")
+        options["index"] = opened.index(index, **parse_settings(search or []))
     if batch is not None:
         if output is None or user or history:
             raise UsageError("--batch FILE needs -o FILE, and no --user or --history beside it.")

@@ -104,6 +104,10 @@ class SequenceModel(Model):
         """A bias [I + 1] of the items' scores, where the model has one."""
         return None
 
+    def item_table(self) -> tuple[Tensor, Tensor | None]:
+        """Return what queries are matched with: vectors [I + 1, D], and biases [I + 1], if any."""
+        return self.output_embedding, self.output_bias
+
     @abstractmethod
     def encode(self, items: Tensor) -> Tensor:
         """Return the query behind every event [B, T, D] of items [B, T], which start at column 0.

@@ -47,14 +47,14 @@ class Line:
     """Points of a plot, joined or not; points with None are left out.
 
     series: 0 or 1, the color; None is the color of the text.
-    style: "-" joins the points, "--" does with dashes, "o" does not.
+    style: "-" joins the points, "--" does with dashes, "o" marks them, "o-" does both.
     """
 
     label: str
     x: Sequence[float]
     y: Sequence[float | None]
     series: int | None = 0
-    style: Literal["-", "--", "o"] = "-"
+    style: Literal["-", "--", "o", "o-"] = "-"
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,8 @@ def draw_lines(
             marks: dict[str, Any] = {"linestyle": line.style, "linewidth": 1.8}
             if line.style == "o":
                 marks = {"linestyle": "none", "marker": "o", "markersize": 3}
+            elif line.style == "o-":
+                marks |= {"linestyle": "-", "marker": "o", "markersize": 4}
             color = _INK if line.series is None else _SERIES[line.series]
             axes.plot(
                 [x for x, _ in points],

@@ -20,9 +20,17 @@ from ensue.data.context import ContextEncoder, ContextSchema, take_rows
 from ensue.data.histories import Histories, HistoryBatch
 from ensue.data.ids import IdMap
 from ensue.errors import RunError, UsageError
+from ensue.indexes.base import Index
+from ensue.indexes.vectors import model_queries
 from ensue.models.base import Model
+from ensue.runs.retrieve import retrieve
 
 BLOCK_BYTES = 64 << 20  # scores held at a time
+MAX_REQUESTS = 256  # answered at a time
+NOT_FINITE = (
+    "scores must be finite; the model gave NaN or infinity. Train it again, with a lower learning "
+    "rate if its loss grew."
+)
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,7 @@ class Recommender:
         exclude_seen: bool = True,
         allow: Iterable[str | int] | None = None,
         deny: Iterable[str | int] | None = None,
+        index: Index | None = None,
     ) -> list[Recommendation]:
         """Return one recommendation per user, then one per history.
 
@@ -115,6 +124,9 @@ class Recommender:
             exclude_seen: leave out items of the history.
             allow: recommend these items only; items not in the catalogue are ignored.
             deny: never recommend these.
+            index: of the model's items, asked in place of scoring all of them. A history that is no
+                query, and one for which the index finds too few items that may be shown, is
+                answered by scoring all of them.
 
         Raises:
             UsageError: no request, k < 1, or the context does not fit the requests or the model.
@@ -133,11 +145,9 @@ class Recommender:
             *self._of_histories(histories, contexts[len(users) :]),
         ]
         hidden = self._hidden(allow, deny)
-        size = max(1, min(256, BLOCK_BYTES // (4 * (self.model.num_items + 1))))
-        answers: list[Recommendation] = []
-        for start in range(0, len(requests), size):
-            answers.extend(self._answer(requests[start : start + size], k, exclude_seen, hidden))
-        return answers
+        if index is not None:
+            return self._ask(index, requests, k, exclude_seen, hidden)
+        return self._answer_all(requests, k, exclude_seen, hidden)
 
     def answer(
         self,
@@ -219,10 +229,48 @@ class Recommender:
         hidden[0] = True
         return hidden
 
+    def _ask(
+        self,
+        index: Index,
+        requests: list[_Request],
+        k: int,
+        exclude_seen: bool,
+        hidden: NDArray[np.bool_],
+    ) -> list[Recommendation]:
+        """Return the answers of an index, and of the model to requests that it leaves open."""
+        answers: list[Recommendation | None] = []
+        for start in range(0, len(requests), MAX_REQUESTS):
+            part = requests[start : start + MAX_REQUESTS]
+            queries = model_queries(self.model, self._batch(part))
+            if not np.isfinite(queries).all():
+                raise RunError(NOT_FINITE)
+            seen = [r.items if exclude_seen else r.items[:0] for r in part]
+            found = retrieve(index, queries, seen, hidden, k)
+            for request, best in zip(part, found, strict=True):
+                answers.append(None if best is None else self._tell(request, *best))
+        is_open = [r for r, answer in zip(requests, answers, strict=True) if answer is None]
+        rest = iter(self._answer_all(is_open, k, exclude_seen, hidden))
+        return [next(rest) if answer is None else answer for answer in answers]
+
+    def _answer_all(
+        self, requests: list[_Request], k: int, exclude_seen: bool, hidden: NDArray[np.bool_]
+    ) -> list[Recommendation]:
+        """Return the answers to requests, some at a time."""
+        size = max(1, min(MAX_REQUESTS, BLOCK_BYTES // (4 * (self.model.num_items + 1))))
+        answers: list[Recommendation] = []
+        for start in range(0, len(requests), size):
+            answers.extend(self._answer(requests[start : start + size], k, exclude_seen, hidden))
+        return answers
+
     def _answer(
         self, requests: list[_Request], k: int, exclude_seen: bool, hidden: NDArray[np.bool_]
     ) -> list[Recommendation]:
         """Return the answers to one block of requests."""
+        scores = self._score(self._batch(requests))
+        return self._select(scores, requests, k, exclude_seen, hidden)
+
+    def _batch(self, requests: list[_Request]) -> HistoryBatch:
+        """Return what the model reads of the requests."""
         max_len = self.model.max_len
         first = [0 if max_len is None else max(len(r.items) - max_len, 0) for r in requests]
         read = [r.items[start:] for r, start in zip(requests, first, strict=True)]
@@ -231,8 +279,7 @@ class Recommender:
             pairs = zip(requests, first, strict=True)
             context["event_context"] = [r.event_context[start:] for r, start in pairs]
             context["request_context"] = [r.context for r in requests]
-        batch = HistoryBatch.from_lists(read, users=[r.user for r in requests], **context)
-        return self._select(self._score(batch), requests, k, exclude_seen, hidden)
+        return HistoryBatch.from_lists(read, users=[r.user for r in requests], **context)
 
     def _select(
         self,
@@ -250,17 +297,21 @@ class Recommender:
         answers = []
         for row, request in enumerate(requests):
             items, best = top_items(scores[row], k)
-            answers.append(
-                Recommendation(
-                    items=self.item_ids.to_raw(items.numpy()),
-                    scores=best.tolist(),
-                    user=request.raw_user,
-                    is_known=request.user > 0,
-                    unknown_items=request.unknown_items,
-                    unknown_context=request.unknown_context,
-                )
-            )
+            answers.append(self._tell(request, items.numpy(), best.numpy()))
         return answers
+
+    def _tell(
+        self, request: _Request, items: NDArray[np.int64], scores: NDArray[np.float32]
+    ) -> Recommendation:
+        """Return the answer to a request: its items and their scores, best first."""
+        return Recommendation(
+            items=self.item_ids.to_raw(items),
+            scores=scores.tolist(),
+            user=request.raw_user,
+            is_known=request.user > 0,
+            unknown_items=request.unknown_items,
+            unknown_context=request.unknown_context,
+        )
 
     def _score(self, batch: HistoryBatch) -> Tensor:
         """Return scores [B, I + 1] in memory of our own."""
@@ -292,10 +343,7 @@ def _one_for_each(
 def _finite(scores: Tensor) -> Tensor:
     """Return a copy of scores [B, I + 1] that may be written to, after checking that all are."""
     if not scores[:, 1:].isfinite().all():
-        raise RunError(
-            "scores must be finite; the model gave NaN or infinity. Train it again, with a "
-            "lower learning rate if its loss grew."
-        )
+        raise RunError(NOT_FINITE)
     return scores.clone()  # outside of inference mode
 
 

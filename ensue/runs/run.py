@@ -13,6 +13,7 @@ RUN/context_NAME.arrow    raw_id: the values of a categorical context column, in
 RUN/log.jsonl             one line an epoch
 RUN/checkpoints/          to resume from
 RUN/evaluation/           what `ensue evaluate` found
+RUN/indexes/KIND/         what `ensue index` built
 ```
 """
 
@@ -37,6 +38,8 @@ from ensue.errors import RunError, UsageError
 from ensue.evaluation.evaluator import evaluate
 from ensue.evaluation.result import Evaluation
 from ensue.files import atomic_file, write_json
+from ensue.indexes.base import Index
+from ensue.indexes.store import MARKER, build_index, hash_file, load_index
 from ensue.models.base import Model
 from ensue.models.table import build_model, get_method
 from ensue.runs.follow import Follower
@@ -52,6 +55,7 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._indexes: dict[str, Index] = {}
         file = self.path / "run.json"
         if not file.is_file():
             hint = "Make one with ensue train."
@@ -141,8 +145,15 @@ class Run:
         exclude_seen: bool = True,
         allow: Iterable[str | int] | None = None,
         deny: Iterable[str | int] | None = None,
+        index: str | Path | Index | None = None,
     ) -> list[Recommendation]:
-        """Return the first k items for users and for histories; see `Recommender.recommend`."""
+        """Return the first k items for users and for histories; see `Recommender.recommend`.
+
+        Args:
+            index: one of `index`, or what it is called there.
+        """
+        if isinstance(index, (str, Path)):
+            index = self._opened(str(index))
         return self.recommender.recommend(
             users=users,
             histories=histories,
@@ -151,7 +162,72 @@ class Run:
             exclude_seen=exclude_seen,
             allow=allow,
             deny=deny,
+            index=index,
         )
+
+    def build_index(
+        self, kind: str, *, out: str | Path | None = None, overwrite: bool = False, **settings: Any
+    ) -> Index:
+        """Build an index of the items, store it, and return it.
+
+        Args:
+            kind: a name of `ensue.indexes.table.KINDS`.
+            out: a new folder; None is RUN/indexes/KIND.
+            overwrite: replace the index that is there.
+            settings: of the kind, by field name.
+
+        Raises:
+            UsageError: there is no such kind, the model does not score by a product, or the
+                folder may not be written.
+            ConfigError: a setting does not exist or does not fit.
+            ExtraError: the kind needs a package that is not installed.
+        """
+        path = self.path / "indexes" / kind if out is None else Path(out)
+        self._indexes.pop(str(path), None)
+        weights = self.weights_hash
+        _, built = build_index(path, kind, self.model, weights, settings, overwrite=overwrite)
+        return built
+
+    def index(self, name: str | Path, **settings: Any) -> Index:
+        """Return a stored index of the items.
+
+        Args:
+            name: its kind, or its folder where it is not in RUN/indexes.
+            settings: of searches with it, in place of those it was built with.
+
+        Raises:
+            RunError: there is none, it is of other weights, or it is damaged.
+            UsageError: a setting is none of a search.
+        """
+        return load_index(self.index_path(name), self.model, self.weights_hash, settings)
+
+    def index_path(self, name: str | Path) -> Path:
+        """Return the folder of an index, given by its kind or its folder.
+
+        Raises:
+            RunError: there is no index.
+        """
+        own = self.path / "indexes" / name
+        if (own / MARKER).is_file():
+            return own
+        if (Path(name) / MARKER).is_file():
+            return Path(name)
+        raise RunError(
+            f"an index is built before it is used; {self.path} has no index {str(name)!r}. "
+            f"Build one with ensue index {self.path} --kind KIND."
+        )
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """Hash of the file of weights, by which an index knows its model."""
+        return hash_file(self.path / "model.safetensors")
+
+    def _opened(self, name: str) -> Index:
+        """Return a stored index, read when it is first asked for."""
+        path = str(self.index_path(name))
+        if path not in self._indexes:
+            self._indexes[path] = self.index(name)
+        return self._indexes[path]
 
     def follow(self, user: str | int | None = None) -> Follower:
         """Return a follower of one history: events are added as they happen, answers at any time.

@@ -43,10 +43,18 @@ class BPR(Model):
 
     def score(self, batch: HistoryBatch) -> Tensor:
         """Return scores [B, I + 1]; column 0 (padding) has no meaning."""
+        queries, _ = self.queries(batch)
+        return torch.addmm(self.item_bias, queries, self.item_embedding.T)
+
+    def queries(self, batch: HistoryBatch) -> tuple[Tensor, Tensor]:
+        """Return the user vectors [B, D], and the lengths [B] of the histories."""
         is_known = (batch.users > 0)[:, None]
         known = self.user_embedding[(batch.users - 1).clamp(min=0)]
-        queries = torch.where(is_known, known, self._fold_in(batch))
-        return torch.addmm(self.item_bias, queries, self.item_embedding.T)
+        return torch.where(is_known, known, self._fold_in(batch)), batch.offsets.diff()
+
+    def item_table(self) -> tuple[Tensor, Tensor]:
+        """Return what queries are matched with: vectors [I + 1, D] and biases [I + 1]."""
+        return self.item_embedding, self.item_bias
 
     def _fold_in(self, batch: HistoryBatch) -> Tensor:
         """Return a user vector [B, D] made from the items of each history; 0 for an empty one."""

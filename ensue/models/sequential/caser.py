@@ -88,7 +88,15 @@ class Caser(Model):
 
     def score(self, batch: HistoryBatch) -> Tensor:
         """Return scores [B, I + 1]; column 0 (padding) has no meaning."""
-        return self.match(self(batch.users, batch.padded(self.config.window)))
+        return self.match(self.queries(batch)[0])
+
+    def queries(self, batch: HistoryBatch) -> tuple[Tensor, Tensor]:
+        """Return the query of each history [B, 2 D], and lengths [B]."""
+        return self(batch.users, batch.padded(self.config.window)), batch.offsets.diff()
+
+    def item_table(self) -> tuple[Tensor, Tensor]:
+        """Return what queries are matched with: vectors [I + 1, 2 D] and biases [I + 1]."""
+        return self.output_embedding, self.output_bias
 
     def match(self, queries: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the scores [B, I + 1] of all items for queries [B, 2 D]; fills `out`, if given."""
