@@ -1,7 +1,7 @@
 """Compiled: the beam search over a tree of paths, and the scores of the items that it finds.
 
 One thread, in a fixed order of operations; `path_tree` says what is in the arrays.
-Shapes: Q queries, E their width, D layers, K nodes of a layer, H hidden width, I items, k answers.
+Shapes: B queries, E their width, D layers, K nodes of a layer, H hidden width, I items, k answers.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ _compile: Any = njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "n
 
 
 @_compile
-def search_rows(queries, network, tree, items, beam, marks, stamp, ids, scores, counts):  # type: ignore[no-untyped-def]
-    """Answer queries [Q, E]: the best items' ids and scores [Q, k], and how many were scored [Q].
+def search_rows(queries, network, tree, rows, beam, marks, stamp, ids, scores, counts):  # type: ignore[no-untyped-def]
+    """Answer queries [B, E]: the best items' ids and scores [B, k], and how many were scored [B].
 
     Unordered; what is left of a row keeps what was in it.
 
     Args:
         network, tree: the arrays of `PathNetwork` and `PathTree`.
-        items: [I + 1, E] and [I + 1], vectors and biases.
+        rows: [I, E], vectors of the items.
         marks: [I + 1] int32, all below or equal to `stamp`; an item scored for query q gets stamp +
             1 + q.
     """
     for q in range(len(queries)):
         leaves = search_leaves(queries[q], network, tree, beam)
-        found, values = score_items(queries[q], tree, items, leaves, marks, stamp + 1 + q)
+        found, values = score_items(queries[q], tree, rows, leaves, marks, stamp + 1 + q)
         counts[q] = len(found)
         keep_best(found, values, ids[q], scores[q])
 
@@ -100,10 +100,9 @@ def layer_logits(hidden, weight, bias, logits):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def score_items(query, tree, items, leaves, marks, stamp):  # type: ignore[no-untyped-def]
+def score_items(query, tree, rows, leaves, marks, stamp):  # type: ignore[no-untyped-def]
     """Return the distinct items of leaves, and their scores."""
     _, _, _, first_item, leaf_items = tree
-    vectors, biases = items
     room = 0
     for leaf in leaves:
         room += first_item[leaf + 1] - first_item[leaf]
@@ -114,10 +113,10 @@ def score_items(query, tree, items, leaves, marks, stamp):  # type: ignore[no-un
             if marks[item] == stamp:
                 continue
             marks[item] = stamp
-            vector, total = vectors[item], np.float32(0)
+            vector, total = rows[item - 1], np.float32(0)
             for e in range(len(query)):
                 total += query[e] * vector[e]
-            found[count], values[count] = item, total + biases[item]
+            found[count], values[count] = item, total
             count += 1
     return found[:count], values[:count]
 

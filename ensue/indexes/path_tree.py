@@ -1,13 +1,13 @@
 """The paths that hold items as a tree, and the networks of the layers, as plain arrays.
 
 ```
-paths 0-1: items 2, 5    0-2: item 5    3-0: item 1        (D = 2)
+paths 0-1: items 1, 2    0-2: item 2    3-0: item 1        (D = 2, J = 2)
 
 nodes          0   1 | 2    3    4          layer 0 is nodes 0 and 1, layer 1 nodes 2 to 4
 choices        0   3 | 1    2    0
 first_child    2   4   5                    the children of node 0 are 2 and 3, of node 1 it is 4
 leaves                 0    1    2
-first_item             0    2    3    4     into leaf_items 2 5 5 1
+first_item             0    2    3    4     into leaf_items 1 2 2 1
 ```
 
 So a node that has no items below it does not exist, and a search cannot end at an empty path.
@@ -87,15 +87,15 @@ class PathNetwork(NamedTuple):
     @torch.no_grad()
     def from_layers(cls, layers: PathLayers) -> PathNetwork:
         """Return the arrays of the layers, in float32."""
-        hidden, output, depth = layers.hidden, layers.output, range(layers.depth)
-        num_hidden = hidden[0].weight.shape[0]
+        depth = range(layers.depth)
+        hidden, output = zip(*map(layers.networks, depth), strict=True)
         tables = [layers.choice_part(d, e).float().cpu().numpy() for d in depth for e in range(d)]
-        shape = (len(tables), layers.width, num_hidden)
+        shape = (len(tables), layers.width, hidden[0].out_features)
         parts = (
-            torch.stack([hidden[d].weight[:, : layers.dim].T for d in depth]),
-            torch.stack([hidden[d].bias for d in depth]),
-            torch.stack([output[d].weight.T for d in depth]),
-            torch.stack([output[d].bias for d in depth]),
+            torch.stack([one.weight[:, : layers.dim].T for one in hidden]),
+            torch.stack([one.bias for one in hidden]),
+            torch.stack([one.weight.T for one in output]),
+            torch.stack([one.bias for one in output]),
         )
         query_weight, query_bias, weight, bias = (
             part.float().cpu().contiguous().numpy() for part in parts

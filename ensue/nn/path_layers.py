@@ -35,15 +35,23 @@ class PathLayers(nn.Module):
         """Number of paths K ** D."""
         return int(self.width**self.depth)
 
+    def networks(self, layer: int) -> tuple[nn.Linear, nn.Linear]:
+        """Return the two linear layers of the network of a layer."""
+        hidden, output = self.hidden[layer], self.output[layer]
+        assert isinstance(hidden, nn.Linear)
+        assert isinstance(output, nn.Linear)
+        return hidden, output
+
     def query_part(self, layer: int, queries: Tensor) -> Tensor:
         """Return what queries [B, E] give to the hidden layer [B, H], its bias among it."""
-        hidden = self.hidden[layer]
+        hidden, _ = self.networks(layer)
         return F.linear(queries, hidden.weight[:, : self.dim], hidden.bias)
 
     def choice_part(self, layer: int, earlier: int) -> Tensor:
         """Return what each choice in an earlier layer gives to the hidden layer [K, H]."""
         first = self.dim + earlier * self.node_dim
-        weight = self.hidden[layer].weight[:, first : first + self.node_dim]
+        hidden, _ = self.networks(layer)
+        weight = hidden.weight[:, first : first + self.node_dim]
         return self.node_embedding[earlier] @ weight.T
 
     def layer_log_probs(self, layer: int, queries: Tensor, choices: Tensor) -> Tensor:

@@ -7,16 +7,16 @@ from html import escape
 from typing import Any
 
 import numpy as np
-import torch
 
-from ensue.evaluation.path_overlap import measure_overlap
-from ensue.indexes.paths import PathIndex
+from ensue.indexes.paths import PathIndex, PathsConfig
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval
+from ensue.runs.index_benchmark import sample_queries
 from ensue.runs.page import Mean, plots, section, table
+from ensue.runs.path_overlap import measure_overlap
 from ensue.runs.plots import Line, draw_histogram, draw_lines
 from ensue.runs.run import Run
 
-NUM_USERS = 256  # whose answers are compared with the exact ones
+NUM_QUERIES = 256  # whose answers are compared with the exact ones
 TOP = 100  # answers compared
 BEAMS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 NUM_BINS = 30
@@ -25,18 +25,15 @@ NUM_BINS = 30
 def measure_paths(run: Run) -> dict[str, Any] | None:
     """Return the sizes of the paths of a run and its overlap with brute force, ready for JSON.
 
-    The requests are those of users spread over the ids. None for a model without paths.
+    The requests are those of some users. None for a model without paths.
     """
-    model, histories = run.model, run.recommender.histories
+    model = run.model
     if not isinstance(model, DeepRetrieval):
         return None
-    index = PathIndex.from_model(model)
+    index = PathIndex.build(model, PathsConfig())
     sizes = np.diff(index.tree.first_item)
     num_leaves = index.tree.num_leaves
-    users = np.flatnonzero(histories.lengths > 0)
-    users = users[np.unique(np.linspace(0, len(users) - 1, min(NUM_USERS, len(users)), dtype=int))]
-    with torch.no_grad():
-        queries = model.queries(histories.batch(users))[0].float().numpy()
+    queries = sample_queries(run, NUM_QUERIES)
     beams = sorted({min(beam, num_leaves) for beam in (*BEAMS, index.beam)})
     overlaps = measure_overlap(index, queries, k=TOP, beams=beams)
     edges = np.unique(np.geomspace(1, sizes.max() + 1, NUM_BINS + 1).round()).astype(np.int64)
@@ -47,7 +44,7 @@ def measure_paths(run: Run) -> dict[str, Any] | None:
         "largest": int(sizes.max()),
         "size_edges": edges.tolist(),
         "size_counts": np.histogram(sizes, edges)[0].tolist(),
-        "num_requests": len(users),
+        "num_requests": len(queries),
         "top": min(TOP, model.num_items),
         "beam": index.beam,
         "overlap": [overlap.to_dict() for overlap in overlaps],

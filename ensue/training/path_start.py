@@ -32,7 +32,7 @@ def cluster_candidates(
     codebooks = fit_codebooks(vectors, depth=depth, width=width, generator=generator)
     beam = min(num_candidates, width**depth)
     size = max(1, BLOCK_VALUES // (beam * (width + vectors.shape[1])))
-    found = [nearest_codes(block, codebooks, beam) for block in vectors.split(size)]
+    found = [nearest_codes(block, codebooks, beam) for block in torch.split(vectors, size)]
     codes, errors = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
     least = errors[:, :1]
     scores = np.exp(-(errors - least) / max(float(least.mean()), 1e-12))
@@ -92,5 +92,5 @@ def nearest_codes(vectors: Tensor, codebooks: list[Tensor], beam: int) -> tuple[
 def _nearest(vectors: Tensor, centroids: Tensor) -> Tensor:
     """Return the nearest centroid [n] of vectors [n, E], a block at a time."""
     norms = centroids.square().sum(1)
-    blocks = vectors.split(max(1, BLOCK_VALUES // len(centroids)))
+    blocks = torch.split(vectors, max(1, BLOCK_VALUES // len(centroids)))
     return torch.cat([(norms - 2 * block @ centroids.T).argmin(1) for block in blocks])

@@ -10,8 +10,9 @@ from ensue.errors import UsageError
 from ensue.indexes.base import Index
 from ensue.indexes.path_kernels import search_leaves
 from ensue.indexes.path_tree import PathNetwork, PathTree
-from ensue.indexes.paths import PathIndex
+from ensue.indexes.paths import PathIndex, PathsConfig
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
+from ensue.models.sequential.gru4rec import GRU4Rec, GRU4RecConfig
 
 NUM_ITEMS = 40
 
@@ -74,18 +75,20 @@ def queries() -> np.ndarray:
 
 
 def test_the_tree_of_the_docstring():
-    tree = PathTree.from_paths(np.array([[12, 12], [1, 1], [1, 2]]), depth=2, width=4)
+    tree = PathTree.from_paths(np.array([[1, 12], [1, 2]]), depth=2, width=4)
     assert tree.starts.tolist() == [0, 2, 5]
     assert tree.choices.tolist() == [0, 3, 1, 2, 0]
     assert tree.first_child.tolist() == [2, 4, 5]
-    assert tree.leaf_items.tolist() == [2, 2, 3, 3, 1, 1]
+    assert tree.first_item.tolist() == [0, 2, 3, 4]
+    assert tree.leaf_items.tolist() == [1, 2, 2, 1]
+    assert tree.num_leaves == 3
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 @pytest.mark.parametrize("k", [1, 7, NUM_ITEMS, NUM_ITEMS + 5])
 def test_a_beam_over_all_paths_equals_brute_force(depth, k, queries):
     model = make_model(depth, width={1: 60, 2: 8, 3: 4}[depth])
-    index = PathIndex.from_model(model, beam=10_000)
+    index = PathIndex.build(model, PathsConfig(beam=10_000))
     ids, scores = index.search(queries, k)
     expected_ids, expected_scores = brute_force(model, queries, k)
     found = expected_ids.shape[1]
@@ -99,7 +102,7 @@ def test_a_beam_over_all_paths_equals_brute_force(depth, k, queries):
 def test_equal_scores_come_by_id():
     model = make_model(whole=True)
     queries = np.random.default_rng(1).integers(-1, 2, (20, 6)).astype(np.float32)
-    index = PathIndex.from_model(model, beam=10_000)
+    index = PathIndex.build(model, PathsConfig(beam=10_000))
     for k in (3, 20):
         ids, scores = index.search(queries, k)
         expected_ids, expected_scores = brute_force(model, queries, k)
@@ -123,7 +126,7 @@ def test_the_beam_takes_the_likeliest_occupied_prefixes(depth, beam, queries):
 
 def test_the_answer_is_the_best_of_the_items_of_the_paths(queries):
     model = make_model()
-    index = PathIndex.from_model(model, beam=3)
+    index = PathIndex.build(model, PathsConfig(beam=3))
     ids, _, counts = index.search_counted(queries, NUM_ITEMS)
     paths = model.paths[1:].numpy()
     for row, query in enumerate(queries):
@@ -136,7 +139,7 @@ def test_the_answer_is_the_best_of_the_items_of_the_paths(queries):
 
 
 def test_batches_and_repeated_searches_change_nothing(queries, monkeypatch):
-    index = PathIndex.from_model(make_model(), beam=4)
+    index = PathIndex.build(make_model(), PathsConfig(beam=4))
     whole = index.search(queries, 5)
     for row in range(len(queries)):
         ids, scores = index.search(queries[row : row + 1], 5)
@@ -150,7 +153,7 @@ def test_batches_and_repeated_searches_change_nothing(queries, monkeypatch):
 
 
 def test_a_wider_beam_scores_more_items(queries):
-    index = PathIndex.from_model(make_model())
+    index = PathIndex.build(make_model(), PathsConfig())
     assert isinstance(index, Index)
     assert index.beam == 50
     seen = []
@@ -162,14 +165,22 @@ def test_a_wider_beam_scores_more_items(queries):
 
 
 def test_no_query_has_no_answer():
-    ids, scores = PathIndex.from_model(make_model()).search(np.zeros((0, 6), np.float32), 3)
+    ids, scores = PathIndex.build(make_model(), PathsConfig()).search(
+        np.zeros((0, 6), np.float32), 3
+    )
     assert ids.shape == scores.shape == (0, 3)
 
 
 def test_bad_arguments():
-    index = PathIndex.from_model(make_model())
-    with pytest.raises(UsageError, match=r"queries must be \[Q, 6\]; got \(2, 5\)"):
+    index = PathIndex.build(make_model(), PathsConfig())
+    with pytest.raises(UsageError, match=r"queries \[B, 6\]; got \(2, 5\)"):
         index.search(np.zeros((2, 5), np.float32), 3)
     index.beam = 0
-    with pytest.raises(UsageError, match="got 0 and 3"):
+    with pytest.raises(UsageError, match="beam >= 1; got 0"):
         index.search(np.zeros((2, 6), np.float32), 3)
+
+
+def test_only_a_model_with_paths_has_a_path_index():
+    model = GRU4Rec(GRU4RecConfig(dim=4), num_users=2, num_items=3)
+    with pytest.raises(UsageError, match=r"learns paths \(deep_retrieval\); GRU4Rec does not"):
+        PathIndex.build(model, PathsConfig())

@@ -71,3 +71,34 @@ def test_a_log_without_assignments_has_a_section_too(run: Run):
     texts = Page(paths_section(measured, run.log()[:1])).texts
     assert "path loss in training, nats" in texts
     assert "objective of each assignment, by its own scores and alpha" not in texts
+
+
+def test_a_run_answers_by_its_paths(run: Run, tmp_path: Path):
+    users = ["u1", "u2", "u7"]
+    built = run.build_index("paths", out=tmp_path / "wide", beam=100)
+    assert [answer.items for answer in run.recommend(users=users, k=5, index=built)] == [
+        answer.items for answer in run.recommend(users=users, k=5)
+    ]
+    built = run.build_index("paths")
+    assert built.beam == 3  # type: ignore[attr-defined]  # of the model's settings
+    arguments = [
+        "recommend",
+        str(run.path),
+        "--user",
+        "u7",
+        "-k",
+        "3",
+        "--index",
+        "paths",
+        "--json",
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    (expected,) = run.recommend(users=["u7"], k=3, index="paths")
+    assert expected.items
+    assert json.dumps(expected.items) in result.stdout
+
+
+def test_the_beam_can_be_set_when_an_index_is_opened(run: Run, tmp_path: Path):
+    run.build_index("paths", out=tmp_path / "index", beam=2)
+    assert run.index(tmp_path / "index", beam=7).beam == 7  # type: ignore[attr-defined]

@@ -1,23 +1,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from ensue.evaluation.path_overlap import exact_items, measure_overlap
-from ensue.indexes.paths import PathIndex
+from ensue.indexes.paths import PathIndex, PathsConfig
+from ensue.runs.path_overlap import measure_overlap
 from tests.indexes.test_paths import NUM_ITEMS, brute_force, make_model
 
 QUERIES = np.random.default_rng(3).standard_normal((30, 6)).astype(np.float32)
 
 
-def test_exact_items_are_brute_force():
-    model = make_model()
-    found = exact_items(PathIndex.from_model(model), QUERIES, 7)
-    assert np.array_equal(np.sort(found), np.sort(brute_force(model, QUERIES, 7)[0]))
-
-
 def test_overlap_grows_with_the_beam_up_to_all():
     model = make_model()
-    index = PathIndex.from_model(model, beam=3)
+    index = PathIndex.build(model, PathsConfig(beam=3))
     measured = measure_overlap(index, QUERIES, k=10, beams=[1, 4, 16, 64])
     overlaps = [point.overlap for point in measured]
     assert overlaps == sorted(overlaps)
@@ -28,12 +23,12 @@ def test_overlap_grows_with_the_beam_up_to_all():
 
 def test_overlap_is_the_share_of_the_exact_answer():
     model = make_model()
-    index = PathIndex.from_model(model, beam=3)
+    index = PathIndex.build(model, PathsConfig(beam=3))
     (point,) = measure_overlap(index, QUERIES, k=10, beams=[3])
     exact, (found, _, counts) = (
         brute_force(model, QUERIES, 10)[0],
         index.search_counted(QUERIES, 10),
     )
     shares = [len({*a} & {*b}) / 10 for a, b in zip(exact.tolist(), found.tolist(), strict=True)]
-    assert point.overlap == np.mean(shares)
+    assert point.overlap == pytest.approx(np.mean(shares))
     assert point.share_scored == counts.mean() / NUM_ITEMS
