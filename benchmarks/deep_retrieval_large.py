@@ -123,7 +123,7 @@ def train_paths(vectors: Tensor, width: int, path_size: int, seconds: float) -> 
     while number == 0 or time.perf_counter() < deadline:
         codes = torch.from_numpy(paths)
         losses = []
-        for rows in torch.randperm(num_items).split(BATCH):
+        for rows in torch.split(torch.randperm(num_items), BATCH):
             queries = make_queries(vectors[rows])
             choices = unpack_codes(codes[rows], depth=DEPTH, width=width)
             loss = path_loss(layers, queries, choices) / len(rows)

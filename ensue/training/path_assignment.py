@@ -87,7 +87,7 @@ def assign_paths(
     """
     codes, kept, names = _compact(candidates.codes, paths)
     num_rows = max(codes.max(initial=0), kept.max(initial=0)) + 1
-    sizes = np.zeros(num_rows, dtype=np.int64)
+    sizes = np.zeros(num_rows, dtype=np.int32)
     if method == "safe":
         _count(kept, sizes)
     steps = penalty.steps(len(paths) + 1)
@@ -175,27 +175,31 @@ def _sweep(
     """
     num_slots = paths.shape[1]
     old, new = np.empty(num_slots, np.int64), np.empty(num_slots, np.int64)
+    costs, weights = np.empty(codes.shape[1]), np.empty(codes.shape[1])
     for row in order:
         old[:] = paths[row]
         if is_safe:
             for path in old:
                 sizes[path] -= 1
-        total = 0.0
+        least = _weigh(codes[row], counts[row], steps, sizes, costs, weights)
+        total, cost = 0.0, 0.0
         for slot in range(num_slots):
             if is_counted and not is_safe:
                 sizes[old[slot]] -= 1
-            place = _best(codes[row], scores[row], counts[row], total, steps, sizes, new[:slot])
+                cost_now = steps[sizes[old[slot]]]
+                _cheapen(old[slot], cost_now, least, codes[row], counts[row], costs, weights)
+            place = _best(codes[row], scores[row], counts[row], total, costs, weights, new[:slot])
             if place >= 0:
                 new[slot] = codes[row, place]
                 total += scores[row, place]
             else:
                 new[slot] = _first_free(old, new[:slot])
+            cost += steps[sizes[new[slot]]]
             if not is_safe:
                 sizes[new[slot]] += 1
         if is_safe:
-            if _value(codes[row], scores[row], counts[row], steps, sizes, new) < _value(
-                codes[row], scores[row], counts[row], steps, sizes, old
-            ):
+            value = counts[row] * np.log(max(total, LEAST_SUM)) - cost
+            if value < _value(codes[row], scores[row], counts[row], steps, sizes, old):
                 new[:] = old
             for path in new:
                 sizes[path] += 1
@@ -203,37 +207,72 @@ def _sweep(
 
 
 @njit(cache=True, nogil=True)
+def _weigh(codes: Any, count: float, steps: Any, sizes: Any, costs: Any, weights: Any) -> float:
+    """Set what candidates cost, and exp(-(cost - least cost) / count); return the least cost.
+
+    The largest gain N log(sum + score) - cost is the largest (sum + score) exp(-cost / N): one
+    exponential for all slots in place of a logarithm for each.
+    """
+    least = np.inf
+    for place in range(len(codes)):
+        costs[place] = steps[sizes[codes[place]]] if codes[place] >= 0 else np.inf
+        least = min(least, costs[place])
+    for place in range(len(codes)):
+        is_weighed = codes[place] >= 0 and count > 0
+        weights[place] = np.exp((least - costs[place]) / count) if is_weighed else 0.0
+    return least
+
+
+@njit(cache=True, nogil=True)
+def _cheapen(
+    path: int, cost: float, least: float, codes: Any, count: float, costs: Any, weights: Any
+) -> None:
+    """Set the cost and the weight of a path that an item has left, where it is a candidate."""
+    for place in range(len(codes)):
+        if codes[place] == path:
+            costs[place] = cost
+            if count > 0:
+                weights[place] = np.exp((least - cost) / count)
+
+
+@njit(cache=True, nogil=True)
 def _best(
-    codes: Any, scores: Any, count: float, total: float, steps: Any, sizes: Any, chosen: Any
+    codes: Any, scores: Any, count: float, total: float, costs: Any, weights: Any, chosen: Any
 ) -> int:
     """Return the place of the candidate with the largest gain; -1 where none is left."""
+    best, best_value = -1, 0.0
+    for place in range(len(codes)):
+        value = max(total + scores[place], LEAST_SUM) * weights[place]
+        if value >= best_value and value > 0:
+            is_first = value > best_value or codes[place] < codes[best]
+            if is_first and not _is_in(codes[place], chosen):
+                best, best_value = place, value
+    if best >= 0 and best_value < np.inf:
+        return best
+    # All that are left have a weight too small for a number, or nothing to gain.
     best, best_gain = -1, -np.inf
     for place in range(len(codes)):
-        code = codes[place]
-        if code < 0:
+        if codes[place] < 0 or _is_in(codes[place], chosen):
             continue
-        # Less the logarithm of the sum so far, which is the same for all.
-        gain = count * np.log(max(total + scores[place], LEAST_SUM)) - steps[sizes[code]]
-        if gain < best_gain:
-            continue
-        if gain == best_gain and code > codes[best]:
-            continue
-        is_taken = False
-        for other in chosen:
-            is_taken |= other == code
-        if not is_taken:
+        gain = count * np.log(max(total + scores[place], LEAST_SUM)) - costs[place]
+        if best < 0 or gain > best_gain or (gain == best_gain and codes[place] < codes[best]):
             best, best_gain = place, gain
     return best
+
+
+@njit(cache=True, nogil=True)
+def _is_in(path: int, paths: Any) -> bool:
+    found = False
+    for other in paths:
+        found |= other == path
+    return found
 
 
 @njit(cache=True, nogil=True)
 def _first_free(old: Any, chosen: Any) -> int:
     """Return the first old path that was not chosen; J distinct old paths always have one."""
     for path in old:
-        is_taken = False
-        for other in chosen:
-            is_taken |= other == path
-        if not is_taken:
+        if not _is_in(path, chosen):
             return path
     return -1
 
@@ -244,9 +283,9 @@ def _value(codes: Any, scores: Any, count: float, steps: Any, sizes: Any, paths:
     total, cost = 0.0, 0.0
     for path in paths:
         cost += steps[sizes[path]]
-        for place in range(len(codes)):
-            if codes[place] == path:
-                total += scores[place]
+    for place in range(len(codes)):
+        if _is_in(codes[place], paths):
+            total += scores[place]
     return count * np.log(max(total, LEAST_SUM)) - cost
 
 
