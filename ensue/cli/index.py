@@ -12,7 +12,7 @@ def index(
     run: Annotated[Path, typer.Argument(help="Run folder made by ensue train.")],
     kind: Annotated[
         list[str] | None,
-        typer.Option("--kind", help="exact, hnsw or ivf; with --benchmark: repeat."),
+        typer.Option("--kind", help="exact, hnsw, ivf or paths; with --benchmark: repeat."),
     ] = None,
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="NAME=VALUE, of the kind; repeat.")
@@ -60,7 +60,7 @@ def index(
     if queries is not None or k is not None:
         raise UsageError("--queries and --k go with --benchmark.")
     if kind is None or len(kind) != 1:
-        raise UsageError("ensue index needs one --kind (exact, hnsw, ivf), or --benchmark.")
+        raise UsageError("ensue index needs one --kind (exact, hnsw, ivf, paths), or --benchmark.")
     opened, settings = load(run), parse_settings(assignments or [])
     opened.build_index(kind[0], out=output, overwrite=overwrite, **settings)
     stored = read_stored(opened.index_path(kind[0] if output is None else output))

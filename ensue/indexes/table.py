@@ -13,6 +13,7 @@ from ensue.indexes.base import Index
 from ensue.indexes.exact import ExactConfig, ExactIndex
 from ensue.indexes.hnsw import HNSWConfig, HNSWIndex
 from ensue.indexes.ivf import IVFConfig, IVFIndex
+from ensue.indexes.paths import PathIndex, PathsConfig
 from ensue.indexes.vectors import item_vectors
 from ensue.models.base import Model
 
@@ -55,6 +56,8 @@ KINDS: dict[str, Kind] = {
         IVFIndex.save,
         sweep={"nprobe": (1, 4, 16, 64, 256)},
     ),
+    # All of it is in the weights of the model.
+    "paths": Kind(PathsConfig, PathIndex.build, sweep={"beam": (5, 10, 20, 50, 100, 200)}),
 }
 
 

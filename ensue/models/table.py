@@ -14,6 +14,7 @@ from ensue.models.baselines.ease import EASE
 from ensue.models.baselines.item_knn import ItemKNN
 from ensue.models.baselines.markov import Markov
 from ensue.models.baselines.popularity import Popularity
+from ensue.models.retrieval.deep_retrieval import DeepRetrieval
 from ensue.models.sequential.caser import Caser
 from ensue.models.sequential.gru4rec import GRU4Rec
 from ensue.models.sequential.m3 import M3
@@ -127,6 +128,15 @@ METHODS: dict[str, Method] = {
         M3,
         presets={"m3r": {}, "m3c": {"short": "conv"}},
         defaults={"batch_size": 32, "clip_norm": 1.0},
+        space={
+            "learning_rate": Range(3e-4, 5e-3, log=True),
+            "dim": Range(32, 128, log=True),
+            "dropout": Range(0.0, 0.5),
+        },
+    ),
+    "deep_retrieval": Method(
+        DeepRetrieval,
+        defaults={**_SEQUENCE_DEFAULTS, "clip_norm": 1.0, "epochs": 10},
         space={
             "learning_rate": Range(3e-4, 5e-3, log=True),
             "dim": Range(32, 128, log=True),

@@ -17,6 +17,7 @@ from ensue.data.histories import Histories
 from ensue.data.readers import open_tables
 from ensue.errors import ConfigError, DataError, UsageError, did_you_mean
 from ensue.models.base import Model
+from ensue.models.retrieval.deep_retrieval import DeepRetrieval
 from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.caser import Caser
 from ensue.models.table import get_method, get_preset
@@ -189,7 +190,9 @@ def _split_settings(
     model: str, method: str, settings: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings of the student and its training, and those of the method."""
-    if not issubclass(get_method(model).model, Caser | SequenceModel):
+    family = get_method(model).model
+    # The loss of a teacher says nothing of paths.
+    if not issubclass(family, Caser | SequenceModel) or issubclass(family, DeepRetrieval):
         raise UsageError(
             f"a student must be a sequential model (caser, sasrec, gru4rec, m3); got {model}."
         )

@@ -32,6 +32,7 @@ from ensue.runs.page import (
     show_interval,
     table,
 )
+from ensue.runs.paths_page import measure_paths, paths_section
 from ensue.runs.plots import draw_curve, draw_intervals
 from ensue.runs.run import Run
 
@@ -59,6 +60,7 @@ def build_html(
     examples: Sequence[Example],
     gates: Sequence[Mapping[str, Any]] = (),
     context_gates: Sequence[Mapping[str, Any]] = (),
+    paths: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the report as HTML text.
 
@@ -68,6 +70,7 @@ def build_html(
         evaluations: split ("validation", "test") -> its evaluation, as `Evaluation.to_dict`.
         gates: by history length, as `GateSlice.to_dict`; empty for a model without gates.
         context_gates: by values of context, as `ContextGates.to_dict`.
+        paths: what `measure_paths` returns; None for a model without paths.
 
     Raises:
         ExtraError: matplotlib is not installed.
@@ -82,6 +85,7 @@ def build_html(
             _metrics(evaluations),
             _slices(evaluations),
             _gates(gates, context_gates),
+            paths_section(paths, log) if paths else "",
             _distillation(info),
             _examples(examples),
             _protocol(evaluations),
@@ -100,7 +104,8 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
     path = run.path / "report.html" if out is None else Path(out)
     evaluations = {split: stored.to_dict() for split, stored in run.evaluations().items()}
     gates, context_gates = _measure_gates(run)
-    html = build_html(run.info, run.log(), evaluations, make_examples(run), gates, context_gates)
+    examples, paths = make_examples(run), measure_paths(run)
+    html = build_html(run.info, run.log(), evaluations, examples, gates, context_gates, paths)
     with atomic_file(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return path

@@ -1,8 +1,9 @@
 """Checkpoints: all that a run needs to go on as if it had never stopped, in one safetensors file.
 
 The file holds the model's state ("model.NAME"), the optimizer's state of each parameter
-("optimizer.NAME.KEY"), the state of the random generators, and the loop's counters as JSON
-metadata. It is written beside its place and renamed into it: a checkpoint is whole or absent.
+("optimizer.NAME.KEY"), what the objective gathers ("objective.NAME"), the state of the random
+generators, and the loop's counters as JSON metadata. It is written beside its place and renamed
+into it: a checkpoint is whole or absent.
 """
 
 from __future__ import annotations
@@ -21,10 +22,20 @@ from ensue.files import atomic_file
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, counters: dict[str, Any]
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    gathered: dict[str, Tensor],
+    counters: dict[str, Any],
 ) -> None:
-    """Write the state of `model`, `optimizer`, the generators, and `counters` (JSON)."""
+    """Write the state of `model`, `optimizer`, the generators, and of the objective and the loop.
+
+    Args:
+        gathered: by the objective.
+        counters: JSON.
+    """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"objective.{name}": value for name, value in gathered.items()}
     for name, parameter in model.named_parameters():
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{name}.{key}"] = value
@@ -36,8 +47,8 @@ def save_checkpoint(
 
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Restore what `save_checkpoint` wrote, in place, and return the counters.
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Restore what `save_checkpoint` wrote, in place; return what was gathered, and the counters.
 
     Raises:
         RunError: the file is damaged or belongs to another model.
@@ -54,7 +65,7 @@ def load_checkpoint(
     if torch.cuda.is_available() and "generator.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["generator.cuda"])
     counters: dict[str, Any] = json.loads(metadata["counters"])
-    return counters
+    return _under(tensors, "objective."), counters
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

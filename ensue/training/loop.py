@@ -52,6 +52,7 @@ class Progress:
     epoch, batch: the next batch to train. steps: taken so far.
     loss_sum, examples, seconds: of the epoch so far.
     best_epoch, best_value: of the validation metric. stale: validations since then.
+    facts: what the objective said before the epoch, for the log.
     """
 
     epoch: int = 1
@@ -64,6 +65,7 @@ class Progress:
     best_value: float = -math.inf
     best_metrics: dict[str, float] = field(default_factory=dict)
     stale: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the counters without values JSON cannot hold."""
@@ -112,7 +114,9 @@ class TrainingLoop:
         progress = Progress()
         last = self._checkpoints / "last.safetensors"
         if resume and last.is_file():
-            progress = Progress(**load_checkpoint(last, self.model, self.optimizer))
+            gathered, counters = load_checkpoint(last, self.model, self.optimizer)
+            self.objective.load_state(gathered)
+            progress = Progress(**counters)
         log = TrainingLog(
             self._directory, num_epochs=progress.epoch - 1, tensorboard=self.config.tensorboard
         )
@@ -134,6 +138,11 @@ class TrainingLoop:
 
     def _train_epoch(self, progress: Progress, advance: Advance) -> None:
         """Train the rest of an epoch; checkpoint now and then, and before an interruption."""
+        facts = self.objective.start_epoch(
+            self.model, progress.epoch, is_resumed=progress.batch > 0
+        )
+        if progress.batch == 0:
+            progress.facts = facts
         self.model.train()
         loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.device)
         examples_before, seconds_before = progress.examples, progress.seconds
@@ -213,6 +222,8 @@ class TrainingLoop:
             "examples": progress.examples,
             "examples_per_s": progress.examples / max(progress.seconds, 1e-9),
             "peak_memory_bytes": peak_memory_bytes(self.device),
+            **progress.facts,
+            **self.objective.end_epoch(),
         }
         is_last = progress.epoch == self.config.epochs
         if self.validate and (is_last or progress.epoch % self.config.validate_every == 0):
@@ -221,6 +232,7 @@ class TrainingLoop:
         progress.epoch += 1
         progress.batch, progress.examples = 0, 0
         progress.loss_sum, progress.seconds = 0.0, 0.0
+        progress.facts = {}
         self._save(progress)
         if self.on_validation and "validation" in line:
             self.on_validation(line["epoch"], line["validation"])
@@ -234,7 +246,8 @@ class TrainingLoop:
             raise ConfigError(
                 f"metric must be one of {sorted(metrics)}; got {self.config.metric!r}."
             )
-        if metrics[self.config.metric] > progress.best_value:
+        is_better = metrics[self.config.metric] > progress.best_value
+        if is_better or self.objective.keeps_last:
             progress.best_value = metrics[self.config.metric]
             progress.best_epoch, progress.best_metrics = progress.epoch, metrics
             progress.stale = 0
@@ -245,7 +258,8 @@ class TrainingLoop:
 
     def _save(self, progress: Progress) -> None:
         path = self._checkpoints / "last.safetensors"
-        save_checkpoint(path, self.model, self.optimizer, progress.as_json())
+        gathered = self.objective.state()
+        save_checkpoint(path, self.model, self.optimizer, gathered, progress.as_json())
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -26,7 +26,10 @@ class Objective(ABC):
     """Batches of an epoch, and the loss of one.
 
     num_examples: that an epoch has, in the unit that `count` counts.
+    keeps_last: whether the last weights count as the best, whatever validation says.
     """
+
+    keeps_last: bool = False
 
     def __init__(self, num_examples: int, *, seed: int) -> None:
         if num_examples == 0:
@@ -45,6 +48,25 @@ class Objective(ABC):
     def count(self, batch: Batch) -> int:
         """Return the number of examples in a batch."""
         return len(batch[0])
+
+    def start_epoch(self, model: Any, epoch: int, *, is_resumed: bool) -> dict[str, Any]:
+        """Prepare for an epoch, and return what the log says of that (JSON).
+
+        Args:
+            is_resumed: the epoch is gone on with; what was done to the model is in its state.
+        """
+        return {}
+
+    def end_epoch(self) -> dict[str, Any]:
+        """Return what the log says of the epoch that ends, beside the loss (JSON)."""
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what it gathers while training; a checkpoint holds it."""
+        return {}
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:  # noqa: B027  # most gather nothing
+        """Take what `state` returned."""
 
     def generator_state(self, *key: int) -> int:
         """Return a 63-bit number made of the seed and the key, to seed a generator with."""

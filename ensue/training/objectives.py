@@ -20,10 +20,12 @@ from ensue.losses.pairwise import bpr_loss
 from ensue.losses.reduce import masked_mean
 from ensue.models.base import Model
 from ensue.models.baselines.bpr import BPR
+from ensue.models.retrieval.deep_retrieval import DeepRetrieval
 from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.caser import Caser
 from ensue.training.next_item import NextItemObjective
 from ensue.training.objective import Batch, ExampleObjective, Objective, QueryObjective
+from ensue.training.paths import PathObjective
 
 
 class WindowObjective(ExampleObjective, QueryObjective):
@@ -110,6 +112,8 @@ def make_objective(model: Model, histories: Histories, *, batch_size: int, seed:
         return WindowObjective(model, histories, batch_size=batch_size, seed=seed)
     if isinstance(model, BPR):
         return PairObjective(model, histories, batch_size=batch_size, seed=seed)
+    if isinstance(model, DeepRetrieval):
+        return PathObjective(model, histories, batch_size=batch_size, seed=seed)
     if isinstance(model, SequenceModel):
         return NextItemObjective(model, histories, batch_size=batch_size, seed=seed)
     raise TypeError(f"{type(model).__name__} has no objective")

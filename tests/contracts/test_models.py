@@ -21,6 +21,7 @@ from ensue.models.baselines.ease import EASE, EASEConfig
 from ensue.models.baselines.item_knn import ItemKNN, ItemKNNConfig
 from ensue.models.baselines.markov import Markov, MarkovConfig
 from ensue.models.baselines.popularity import Popularity, PopularityConfig
+from ensue.models.retrieval.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
 from ensue.models.sequential.caser import Caser, CaserConfig
 from ensue.models.sequential.gru4rec import GRU4Rec, GRU4RecConfig
 from ensue.models.sequential.m3 import M3, M3Config
@@ -106,6 +107,15 @@ def gru4rec(data: Histories, num_users: int, num_items: int) -> Model:
     return trained(model, data, epochs=8, batch_size=32, learning_rate=0.01)
 
 
+def deep_retrieval(data: Histories, num_users: int, num_items: int) -> Model:
+    torch.manual_seed(0)
+    config = DeepRetrievalConfig(
+        dim=16, max_len=20, dropout=0.1, width=6, depth=2, num_candidates=12, path_dim=16
+    )
+    model = DeepRetrieval(config, num_users=num_users, num_items=num_items)
+    return trained(model, data, epochs=8, batch_size=32, learning_rate=0.01)
+
+
 def m3(data: Histories, num_users: int, num_items: int, **settings: Any) -> Model:
     torch.manual_seed(0)
     config = M3Config(dim=16, max_len=20, dropout=0.1, **settings)
@@ -122,6 +132,7 @@ CASES = [
     ModelCase("caser", caser),
     ModelCase("sasrec", sasrec),
     ModelCase("gru4rec", gru4rec),
+    ModelCase("deep-retrieval", deep_retrieval),
     ModelCase("m3", m3),
     ModelCase("m3c", m3c),
     ModelCase("bpr", bpr),

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ensue.data.context import ContextColumn, ContextSchema
 from ensue.data.histories import HistoryBatch
+from ensue.models.retrieval.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
 from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.gru4rec import GRU4Rec, GRU4RecConfig
 from ensue.models.sequential.m3 import M3, M3Config
@@ -52,6 +53,9 @@ CASES: dict[str, Callable[[], SequenceModel]] = {
     ),
     "gru4rec": gru4rec(),
     "gru4rec-deep": gru4rec(num_layers=2, hidden_dim=6),
+    "deep-retrieval": lambda: DeepRetrieval(
+        DeepRetrievalConfig(dim=8, width=4, max_len=MAX_LEN), num_users=5, num_items=NUM_ITEMS
+    ),
     "m3r": m3(),
     "m3c": m3(short="conv"),
     "m3-t": m3(parts="t"),

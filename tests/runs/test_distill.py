@@ -376,6 +376,7 @@ def test_groups_that_are_missing_or_wrong(caser: Run, tmp_path: Path) -> None:
         ({"method": "kd", "temperature": 0}, ConfigError, "CatalogDistillationConfig.temperature"),
         ({"model": "popularity"}, UsageError, "got popularity"),
         ({"model": "ease"}, UsageError, "got ease"),
+        ({"model": "deep_retrieval"}, UsageError, "got deep_retrieval"),
         ({"model": "bpr"}, UsageError, "a student must be a sequential model"),
         ({"model": "casr"}, UsageError, "no model 'casr'. Did you mean 'caser'"),
         ({"preset": "papr"}, UsageError, "no preset 'papr'. Did you mean 'paper'"),

@@ -1,0 +1,1 @@
+"""Models that retrieve candidates from large catalogues."""
