@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from ensue.evaluation.gates import measure_context_gates, measure_gates
-from ensue.evaluation.slices import SLICES
+from ensue.evaluation.slices import SLICES, TENTHS
 from ensue.files import atomic_file
 from ensue.models.sequential.m3 import M3
 from ensue.runs.explain_page import diagnostics_section
+from ensue.runs.features_page import features_section, measure_information
 from ensue.runs.page import (
     Mean,
     Tile,
@@ -59,6 +60,7 @@ def build_html(
     examples: Sequence[Example],
     gates: Sequence[Mapping[str, Any]] = (),
     context_gates: Sequence[Mapping[str, Any]] = (),
+    information: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the report as HTML text.
 
@@ -68,6 +70,7 @@ def build_html(
         evaluations: split ("validation", "test") -> its evaluation, as `Evaluation.to_dict`.
         gates: by history length, as `GateSlice.to_dict`; empty for a model without gates.
         context_gates: by values of context, as `ContextGates.to_dict`.
+        information: of the features of items, from `measure_information`.
 
     Raises:
         ExtraError: matplotlib is not installed.
@@ -82,6 +85,7 @@ def build_html(
             _metrics(evaluations),
             _slices(evaluations),
             _gates(gates, context_gates),
+            features_section(information or {}),
             _distillation(info),
             _examples(examples),
             _protocol(evaluations),
@@ -100,7 +104,15 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
     path = run.path / "report.html" if out is None else Path(out)
     evaluations = {split: stored.to_dict() for split, stored in run.evaluations().items()}
     gates, context_gates = _measure_gates(run)
-    html = build_html(run.info, run.log(), evaluations, make_examples(run), gates, context_gates)
+    html = build_html(
+        run.info,
+        run.log(),
+        evaluations,
+        make_examples(run),
+        gates,
+        context_gates,
+        measure_information(run.model),
+    )
     with atomic_file(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return path
@@ -243,6 +255,7 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
             for name, value in zip(names, values, strict=True)
         ],
     )
+    shown = [*names, *(name for name in TENTHS if slices.get(name, {}).get("metrics"))]
     rows = table(
         ["", "items", "users", "targets", *metrics],
         [
@@ -251,12 +264,13 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
                 Mean(slices[name]["metrics"].get(metric), _interval(slices[name], metric))
                 for metric in metrics
             ]
-            for name in names
+            for name in shown
         ],
     )
     explanation = (
         "<p>Items by how often they occur in the histories: head, torso and tail each hold about a "
-        "third of the interactions; new items do not occur there at all.</p>"
+        "third of the interactions; new items do not occur there at all. The top tenth is the tenth "
+        "of the items that occur there with the most interactions, the rest all others.</p>"
     )
     return section(
         "Popular and rare items",

@@ -1,0 +1,1 @@
+"""Models that match a vector of a request with a vector of each item."""
