@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,7 +58,20 @@ def prepare(
     validation: Annotated[list[Path] | None, typer.Option(help="File for validation.")] = None,
     test: Annotated[list[Path] | None, typer.Option(help="File for test.")] = None,
     items: Annotated[
-        Path | None, typer.Option(help="Table with the titles of items, for people to read.")
+        list[Path] | None,
+        typer.Option(help="Table with an item column, and titles or features of items; repeat."),
+    ] = None,
+    users: Annotated[
+        list[Path] | None,
+        typer.Option(help="Table with a user column and features of users; repeat."),
+    ] = None,
+    feature: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=ROLE for a column of these tables: id, title, categorical, multi (multi:SEP "
+            "says what splits text), numeric, vector or ignore; items.NAME and users.NAME are "
+            "columns of one side; repeat."
+        ),
     ] = None,
     memory: Annotated[str, typer.Option(help="Memory to work in, as 500MB or 4GB.")] = "2GB",
     name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
@@ -90,6 +104,8 @@ def prepare(
         filters=filter or (),
         split=split,
         items=items,
+        users=users,
+        features=_parse_features(feature or ()),
         memory=memory,
         name=name,
         overwrite=overwrite,
@@ -100,16 +116,56 @@ def prepare(
         _print_summary(out, dataset.info)
 
 
+def _parse_features(assignments: Sequence[str]) -> dict[str, str]:
+    """Return column -> role for "NAME=ROLE"."""
+    roles = {}
+    for assignment in assignments:
+        name, equals, role = assignment.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--feature takes NAME=ROLE; got {assignment!r}.")
+        roles[name] = role
+    return roles
+
+
 def _print_summary(out: Path, info: DatasetInfo) -> None:
     from ensue.cli.output import print_table
 
     split = ", ".join(_show(value) for value in info.split.values())
     rows: list[tuple[str, object]] = [
         *((name.replace("_", " "), count) for name, count in info.counts.items()),
+        *_table_rows(info),
         ("split", split),
         ("hash", info.hash[:16]),
     ]
     print_table(["", str(out)], rows)
+    if features := _feature_rows(info):
+        print_table(["of", "feature", "kind", "size", "missing", "why"], features)
+
+
+def _table_rows(info: DatasetInfo) -> list[tuple[str, object]]:
+    """Return what was found in the tables of items and users."""
+    rows: list[tuple[str, object]] = []
+    for side, found in info.features.items():
+        for table in found.tables:
+            name = Path(table.path).name
+            rows.append((f"{side} with a row in {name}", table.found))
+            if table.unknown_rows:
+                rows.append((f"rows of {name} of {side} not in the log", table.unknown_rows))
+            if table.repeated_rows:
+                rows.append((f"more rows of {name} of the same {side}", table.repeated_rows))
+    return rows
+
+
+def _feature_rows(info: DatasetInfo) -> list[list[object]]:
+    """Return a row for each feature, and for each column that is none."""
+    rows: list[list[object]] = []
+    for side, found in info.features.items():
+        for one in found.columns:
+            rows.append([side, one.name, one.kind, one.size, f"{one.missing:.2%}", one.reason])
+        for table in found.tables:
+            for name, reason in table.unused.items():
+                rows.append([side, name, "left out", None, None, reason])
+    return rows
 
 
 def _show(setting: object) -> str:

@@ -46,7 +46,7 @@ class Cleaner:
         """
         columns: Columns = {}
         for role, name in (("user", roles.user), ("item", roles.item)):
-            columns[role] = self.vocabularies[role].encode(_ids(chunk, name, role))
+            columns[role] = self.vocabularies[role].encode(read_ids(chunk, name, role))
         if roles.time is not None:
             parser = self._times.setdefault(chunk.path, TimeParser(roles.time))
             columns["time"] = parser.parse(chunk)
@@ -73,10 +73,10 @@ def is_numeric(values: pl.Series) -> bool:
     present = values.drop_nulls()
     if present.dtype == pl.String:
         present = present.filter(present != "")
-    return _to_float(present).null_count() == 0
+    return to_float(present).null_count() == 0
 
 
-def _ids(chunk: Chunk, column: str, role: str) -> pl.Series:
+def read_ids(chunk: Chunk, column: str, role: str) -> pl.Series:
     """Return raw ids as integers or strings."""
     values = chunk.rows[column]
     if values.dtype.is_float():  # what pandas makes of integers beside a missing value
@@ -111,7 +111,7 @@ def _ids(chunk: Chunk, column: str, role: str) -> pl.Series:
 def _numbers(chunk: Chunk, column: str, role: str) -> NDArray[np.float64]:
     """Return numbers [n], NaN where there is no value."""
     values = chunk.rows[column]
-    numbers = _to_float(values)
+    numbers = to_float(values)
     is_broken = numbers.is_null() & values.is_not_null()
     if values.dtype == pl.String:
         is_broken &= values != ""
@@ -130,7 +130,7 @@ def _numbers(chunk: Chunk, column: str, role: str) -> NDArray[np.float64]:
     return result
 
 
-def _to_float(values: pl.Series) -> pl.Series:
+def to_float(values: pl.Series) -> pl.Series:
     """Return the values as Float64, null where one is no number."""
     if values.dtype == pl.String:
         numbers = values.cast(pl.Float64, strict=False)

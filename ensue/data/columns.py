@@ -113,15 +113,23 @@ def choose_roles(
     )
 
 
-def recognize(columns: Sequence[str], role: str, source: str) -> str:
+def recognize(columns: Sequence[str], role: str, source: str, *, remedy: str) -> str:
     """Return the one column with a usual name for `role`.
+
+    Args:
+        remedy: a sentence on what to do where there is no such column.
 
     Raises:
         DataError: none or several have one.
     """
-    found = _recognize(columns, role, source, columns, remedy="Rename that column of the table.")
+    found = _recognize(columns, role, source, columns, remedy=remedy)
     assert found is not None
     return found
+
+
+def find_usual(columns: Sequence[str], role: str) -> list[str]:
+    """Return the columns with a usual name for `role`."""
+    return [name for name in columns if _plain(name) in _KNOWN[role]]
 
 
 def choose_roles_by_position(

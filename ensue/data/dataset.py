@@ -8,7 +8,9 @@ DIR/interactions.arrow   user, item int32; time int64 (microseconds); split uint
                          Sorted by user, then split, then time, then input order.
                          One record batch, written by data.arrow_file: every column is one array.
 DIR/users.arrow          raw_id, train_end, validation_end, end (row numbers), in dense-id order
-DIR/items.arrow          raw_id and item columns, in dense-id order
+DIR/items.arrow          raw_id and, where there is one, title, in dense-id order
+DIR/item_features/       the features of items, see data.feature_store
+DIR/user_features/       those of users
 ```
 
 A user's rows are contiguous and each of its splits is contiguous in them, so a history is two row
@@ -31,6 +33,9 @@ from pydantic import Field, ValidationError
 from ensue.config import Config
 from ensue.data.arrow_file import read_columns
 from ensue.data.context import ContextColumn, ContextSchema
+from ensue.data.feature_info import FeaturesInfo
+from ensue.data.feature_store import Side, read_features, vocabulary_file
+from ensue.data.features import FeatureTable
 from ensue.data.histories import Histories
 from ensue.data.ids import IdMap
 from ensue.errors import ConfigError, DataError, did_you_mean
@@ -47,6 +52,7 @@ class DatasetInfo(Config):
         time column numbers each user's rows.
     filters, split: the settings that were applied; split holds at least "kind".
     counts: users, items, interactions, train, validation, test, and rows dropped by each filter.
+    features: of "items" and of "users", where there are any.
     notes: sentences a reader of any result on this dataset should know (leaks, for instance).
     """
 
@@ -60,6 +66,7 @@ class DatasetInfo(Config):
     filters: dict[str, Any]
     split: dict[str, Any]
     counts: dict[str, int]
+    features: dict[str, FeaturesInfo] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
     hash: str
 
@@ -161,6 +168,25 @@ class Dataset:
             )
         is_categorical = self.column(name).dtype == np.int32
         return ContextColumn(name, len(self.vocabulary(name)) if is_categorical else None)
+
+    @cached_property
+    def item_features(self) -> FeatureTable | None:
+        """The features of items, memory-mapped; None where the dataset has none."""
+        return self._features("items")
+
+    @cached_property
+    def user_features(self) -> FeatureTable | None:
+        """The features of users, memory-mapped; None where the dataset has none."""
+        return self._features("users")
+
+    def _features(self, side: Side) -> FeatureTable | None:
+        info = self.info.features.get(side)
+        return read_features(self.path, side, info) if info and info.columns else None
+
+    def feature_vocabulary(self, side: Side, name: str) -> IdMap:
+        """Return the values behind the codes 1..n of a categorical or multi-valued feature."""
+        names = [column.name for column in self.info.features[side].columns]
+        return IdMap.read(vocabulary_file(self.path, side, names.index(name)))
 
     @cached_property
     def _ends(self) -> dict[str, NDArray[np.int64]]:

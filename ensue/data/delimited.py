@@ -41,11 +41,12 @@ def open_delimited(path: Path, delimiter: str | None = None) -> Table:
     sample = _split(lines, delimiter)
     has_header = not any(_is_number(value) for value in sample[0])
     if has_header:
-        columns = [_strip_type(name.strip()) for name in sample[0]]
+        named = [_split_type(name.strip()) for name in sample[0]]
+        columns, types = [name for name, _ in named], {n: kind for n, kind in named if kind}
         if len(set(columns)) < len(columns):
             raise DataError(f"column names must differ; the header of {path} is {columns}.")
     else:
-        columns = [str(number) for number in range(1, len(sample[0]) + 1)]
+        columns, types = [str(number) for number in range(1, len(sample[0]) + 1)], {}
 
     def read(names: Sequence[str], rows: int) -> Iterator[Chunk]:
         quoted = _is_quoted(delimiter)
@@ -57,7 +58,7 @@ def open_delimited(path: Path, delimiter: str | None = None) -> Table:
             if block.data and not block.data.isspace():
                 yield _parse(block, delimiter, columns, names)
 
-    return Table(path, columns, read, sample if not has_header else [], has_header)
+    return Table(path, columns, read, sample if not has_header else [], has_header, types)
 
 
 def sniff_delimiter(lines: Sequence[str]) -> str | None:
@@ -93,10 +94,10 @@ def _is_number(value: str) -> bool:
     return value.strip().lower() not in ("nan", "inf", "infinity")
 
 
-def _strip_type(name: str) -> str:
-    """Return the name before RecBole's ":token" and the like."""
+def _split_type(name: str) -> tuple[str, str]:
+    """Return the name before RecBole's ":token" and the like, and that type; "" for none."""
     before, colon, kind = name.rpartition(":")
-    return before if colon and kind in _RECBOLE_TYPES else name
+    return (before, kind) if colon and kind in _RECBOLE_TYPES else (name, "")
 
 
 def _without_header(block: Block) -> Block:

@@ -49,3 +49,20 @@ class FeatureTable:
 
     columns: tuple[FeatureColumn, ...]
     values: tuple[NDArray[Any] | Bags, ...]
+
+
+def make_bags(
+    rows: NDArray[np.integer[Any]], codes: NDArray[np.integer[Any]], *, num_rows: int
+) -> Bags:
+    """Return the bags of rows 0..num_rows - 1 whose pairs (row, code) are given in any order.
+
+    The codes of a bag ascend, each once.
+
+    >>> bags = make_bags(np.array([2, 1, 2, 2]), np.array([5, 9, 3, 5]), num_rows=4)
+    >>> bags.values.tolist(), bags.offsets.tolist()
+    ([9, 3, 5], [0, 0, 1, 3, 3])
+    """
+    width = int(codes.max(initial=0)) + 1
+    pairs = np.unique(rows.astype(np.int64) * width + codes)
+    offsets = np.searchsorted(pairs, np.arange(num_rows + 1) * width)
+    return Bags((pairs % width).astype(np.int32), offsets.astype(np.int64))

@@ -13,16 +13,24 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import polars as pl
 
 from ensue.data.clean import Cleaner
 from ensue.data.dataset import Dataset, DatasetInfo
+from ensue.data.feature_store import Side
+from ensue.data.feature_tables import (
+    FeatureSource,
+    describe_sources,
+    open_feature_sources,
+    write_features,
+)
 from ensue.data.filters import Filter, parse_filters
 from ensue.data.inputs import Choice, Input, PathOrPaths, describe_inputs, open_inputs
 from ensue.data.row_store import RowStore
 from ensue.data.splits import Split, fix_cutoffs, parse_split
-from ensue.data.titles import add_titles
 from ensue.data.writer import write_tables
 from ensue.errors import DataError, UsageError
 from ensue.files import atomic_directory, write_json
@@ -46,7 +54,9 @@ def prepare(
     delimiter: str | None = None,
     filters: str | Sequence[str] = (),
     split: str | None = None,
-    items: str | Path | None = None,
+    items: PathOrPaths | None = None,
+    users: PathOrPaths | None = None,
+    features: Mapping[str, str] | None = None,
     memory: str | int = "2GB",
     name: str | None = None,
     overwrite: bool = False,
@@ -61,7 +71,11 @@ def prepare(
         delimiter: between the columns of text; by default sniffed.
         filters: see data.filters; applied in this order.
         split: see data.splits; "files" where `inputs` names the parts, else "leave-one-out".
-        items: a table with the titles of items, for people to read; see data.titles.
+        items, users: tables with an id and features, and for items titles for people to read; of
+            several tables each adds its features.
+        features: column of these tables -> its role, see data.feature_roles; by default told by the
+            first rows. "items.NAME" and "users.NAME" are columns of that side alone; a role may
+            name what splits text, as in "multi:;".
         memory: bytes for the work, beside the interpreter and its libraries: "500MB", "4GB".
         name: of the dataset; by default that of its folder.
 
@@ -78,6 +92,7 @@ def prepare(
     ):
         files = open_inputs(inputs, choice, format=format, delimiter=delimiter)
         note(describe_inputs(files))
+        sources = _open_features(items, users, features, files[0])
         has_time = files[0].roles.time is not None
         if wanted.kind == "time" and not has_time:
             raise UsageError("split 'time' needs times, and the log has no time column.")
@@ -85,9 +100,11 @@ def prepare(
             _as_list(filters), labels=list(files[0].roles.labels), has_time=has_time
         )
         info = _build(folder, files, parsed, wanted, memory_bytes)
-        if items is not None:
-            add_titles(folder / "items.arrow", items)
-        named = {"name": name or Path(out).resolve().name, "sources": _sources(inputs)}
+        named = {
+            "name": name or Path(out).resolve().name,
+            "sources": _sources(inputs),
+            "features": {side: _add_features(folder, side, of) for side, of in sources.items()},
+        }
         write_json(folder / "dataset.json", {**info.model_dump(), **named})
     for text in info.notes:
         note(f"Note: {text}")
@@ -149,6 +166,37 @@ def _build(
         notes=_notes(split, has_time=roles.time is not None),
         hash=written.hash,
     )
+
+
+def _open_features(
+    items: PathOrPaths | None,
+    users: PathOrPaths | None,
+    features: Mapping[str, str] | None,
+    log: Input,
+) -> dict[Side, list[FeatureSource]]:
+    """Return the tables of items and users, and say what their columns are taken for."""
+    given: dict[Side, PathOrPaths | None] = {"items": items, "users": users}
+    paths = {side: path for side, path in given.items() if path is not None}
+    if features and not paths:
+        raise UsageError(
+            f"roles are for columns of a table of items or users; got {dict(features)} and no such "
+            "table. Pass --items or --users."
+        )
+    log_columns: dict[Side, str] = {"items": log.roles.item, "users": log.roles.user}
+    sources = open_feature_sources(paths, features or {}, log_columns)
+    for side, of_side in sources.items():
+        for sentence in describe_sources(side, of_side):
+            note(sentence)
+    return sources
+
+
+def _add_features(folder: Path, side: Side, sources: Sequence[FeatureSource]) -> dict[str, Any]:
+    """Write the features of a side, and the titles of items; return what dataset.json says."""
+    file = folder / f"{side}.arrow"
+    info, titles = write_features(folder, side, sources, pl.read_ipc(file)["raw_id"])
+    if titles is not None:
+        pl.read_ipc(file).with_columns(titles.alias("title")).write_ipc(file)
+    return info.model_dump()
 
 
 def _read(

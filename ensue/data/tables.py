@@ -36,6 +36,7 @@ class Table:
 
     columns: names; "1", "2", ... where the file has no header.
     sample: the first rows, as text, where there is no header to tell the columns by.
+    types: what a header of RecBole says of the columns: token, token_seq, float or float_seq.
     read: yields the rows of some columns; values of text formats are strings, "" or null where
         there is none.
     """
@@ -45,4 +46,5 @@ class Table:
     read: ReadChunks
     sample: list[list[str]] = field(default_factory=list)
     has_header: bool = True
+    types: dict[str, str] = field(default_factory=dict)
     is_ordered: bool = False  # one line is a user's whole history

@@ -110,7 +110,11 @@ def _prepare(out: Path, data: str | Path | None) -> Dataset:
     note("Making a synthetic log of 200,000 interactions")
     log = write(generate(), out / "log")
     return prepare(
-        log / "interactions.csv", out / "dataset", items=log / "items.csv", overwrite=True
+        log / "interactions.csv",
+        out / "dataset",
+        items=log / "items.csv",
+        users=log / "users.csv",
+        overwrite=True,
     )
 
 

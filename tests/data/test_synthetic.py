@@ -90,6 +90,27 @@ def test_sizes_are_exact_and_every_id_is_known(log: SyntheticLog) -> None:
     assert log.interactions.null_count().sum_horizontal().item() == 0
 
 
+def test_items_of_a_series_share_category_and_successors(log: SyntheticLog) -> None:
+    series = log.items["tags"].str.split("|").list.last()
+    first = series.to_frame().with_row_index().unique("tags", keep="first", maintain_order=True)
+    first_of = dict(zip(first["tags"], first["index"], strict=True))
+    assert len(first_of) < len(log.items) / 4
+    other = np.array([first_of[name] for name in series])
+    np.testing.assert_array_equal(log.truth.successors, log.truth.successors[other])
+    np.testing.assert_array_equal(log.truth.item_category, log.truth.item_category[other])
+    words = log.items["tags"].str.split("|")
+    title = words.list.get(1) + " " + words.list.get(0)
+    assert title.to_list() == log.items["title"].to_list()
+
+
+def test_interests_are_the_categories_of_a_tenth_of_the_taste(log: SyntheticLog) -> None:
+    categories = dict(zip(log.items["category"], log.truth.item_category, strict=True))
+    for row in range(0, len(log.users), 50):
+        named = {categories[name] for name in log.users["interests"][row].split("|")}
+        taste = log.truth.user_taste[row]
+        assert named == set(np.flatnonzero(taste >= 0.1)) | {taste.argmax()}
+
+
 def test_lengths_have_the_exact_sum_and_keep_the_limits() -> None:
     config = small(min_length=7, max_length=60, num_interactions=19_999)
     lengths = draw_lengths(config, np.random.default_rng(3))

@@ -64,7 +64,7 @@ def test_parquet_with_integer_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("item,titel\ni1,One\n", "title column of .*items.csv must be clear.* Rename that"),
+        ("item,title,name\ni1,One,Two\n", "title column of .*items.csv must be clear.* NAME=title"),
         ("item,title\nx,One\n", "has none of them in its column 'item'"),
     ],
 )

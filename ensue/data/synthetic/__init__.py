@@ -38,8 +38,9 @@ class SyntheticLog:
 
     interactions: user, item, timestamp (seconds), device, hour, click, like, watch_seconds; in
         order of time.
-    items: item, category, brand, title; row r is item r of `truth`.
-    users: user, usual_device, usual_hour, favorite_category; row r is user r of `truth`.
+    items: item, category, brand, tags (split by |), title; row r is item r of `truth`.
+    users: user, usual_device, usual_hour, favorite_category, interests (split by |); row r is user
+        r of `truth`.
     """
 
     config: SyntheticConfig

@@ -10,7 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ensue.data.synthetic.config import DAY_S, SyntheticConfig
-from ensue.data.synthetic.truth import Floats, Ints, Truth
+from ensue.data.synthetic.truth import Floats, Ints, Truth, substitute_groups
 from ensue.data.synthetic.words import ADJECTIVES, brand_names, category_names, category_nouns
 
 HOUR_S = 3_600
@@ -19,6 +19,7 @@ DEVICE_SHARES = (0.55, 0.3, 0.1, 0.05)
 NEW_SESSION_RATE = 0.25
 MEAN_GAP_S = 150.0
 BRANDS_PER_CATEGORY = 6
+INTEREST_SHARE = 0.1
 
 # Click and like rates where the labels are noise, and click rates where they are structure.
 CLICK_RATE, LIKE_RATE = 0.6, 0.4
@@ -38,7 +39,10 @@ def raw_ids(letter: str, count: int) -> pl.Series:
 
 
 def item_table(truth: Truth, rng: np.random.Generator) -> pl.DataFrame:
-    """Return item, category, brand and title of each item."""
+    """Return item, category, brand, tags and title of each item.
+
+    The tags are the words of the title and the series: items of a series share their successors.
+    """
     num_items, num_categories = len(truth.popularity), truth.config.num_categories
     category = truth.item_category
     brand = category * BRANDS_PER_CATEGORY + rng.integers(0, BRANDS_PER_CATEGORY, num_items)
@@ -54,26 +58,38 @@ def item_table(truth: Truth, rng: np.random.Generator) -> pl.DataFrame:
             "brand": pl.Series(brand_names(num_categories * BRANDS_PER_CATEGORY)).gather(brand),
             "adjective": pl.Series(ADJECTIVES).gather(adjective),
             "noun": pl.Series([word for words in nouns for word in words]).gather(noun),
+            "series": substitute_groups(category, truth.config.num_substitutes),
         }
     ).select(
         "item",
         "category",
         "brand",
+        pl.format("{}|{}|series {}", "noun", "adjective", "series").alias("tags"),
         pl.concat_str("adjective", "noun", separator=" ").alias("title"),
     )
 
 
 def user_table(truth: Truth, rng: np.random.Generator) -> pl.DataFrame:
-    """Return user, usual device, usual hour (0 to 23) and favorite category of each user."""
+    """Return user, usual device, usual hour (0 to 23), favorite category, interests of each user.
+
+    The interests are the favorite category and the others of a tenth of the taste or more.
+    """
     num_users = truth.config.num_users
     device = rng.choice(len(DEVICES), size=num_users, p=DEVICE_SHARES)
     names = pl.Series(category_names(truth.config.num_categories))
+    favorite = truth.user_taste.argmax(axis=1)
+    is_interest = truth.user_taste >= INTEREST_SHARE
+    is_interest[np.arange(num_users), favorite] = True
+    owner, interest = np.nonzero(is_interest)
+    interests = pl.DataFrame({"user": owner, "name": names.gather(interest)})
+    joined = interests.group_by("user", maintain_order=True).agg(pl.col("name").str.join("|"))
     return pl.DataFrame(
         {
             "user": raw_ids("u", num_users),
             "usual_device": pl.Series(DEVICES).gather(device),
             "usual_hour": np.clip(rng.normal(19.0, 4.0, num_users), 0, 23).astype(np.int64),
-            "favorite_category": names.gather(truth.user_taste.argmax(axis=1)),
+            "favorite_category": names.gather(favorite),
+            "interests": joined["name"],
         }
     )
 

@@ -179,10 +179,10 @@ def _draw_tastes(share: Floats, num_users: int, rng: np.random.Generator) -> Flo
     return np.ones((num_users, 1)) if taste is None else taste
 
 
-def _substitute_groups(item_category: Ints, num_substitutes: int) -> Ints:
+def substitute_groups(item_category: Ints, num_substitutes: int) -> Ints:
     """Return the group [I] of each item: runs of `num_substitutes` items of a category.
 
-    >>> _substitute_groups(np.array([0, 1, 0, 0, 1]), 2).tolist()
+    >>> substitute_groups(np.array([0, 1, 0, 0, 1]), 2).tolist()
     [0, 2, 0, 1, 2]
     """
     order = np.argsort(item_category, kind="stable")
@@ -202,7 +202,7 @@ def _draw_successors(
     Drawing them by popularity keeps the log's popularity near the given one, whatever the strength
     of the transitions.
     """
-    group = _substitute_groups(item_category, config.num_substitutes)
+    group = substitute_groups(item_category, config.num_substitutes)
     first_of_group = np.unique(group, return_index=True)[1]
     sampler = CategorySampler(popularity, item_category)
     categories = np.repeat(item_category[first_of_group, None], config.num_successors, axis=1)
