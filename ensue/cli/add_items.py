@@ -14,7 +14,9 @@ def add_items(
         Path, typer.Argument(help="Table of the new items: CSV, Parquet, Arrow or JSON lines.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the new run.")],
-    id_column: Annotated[str, typer.Option("--id", help="Column with the item ids.")] = "item",
+    id_column: Annotated[
+        str | None, typer.Option("--id", help="Column of the item ids, if it has no usual name.")
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is in the output folder.")
     ] = False,

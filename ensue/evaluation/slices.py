@@ -3,8 +3,8 @@
 Items are taken in descending number of interactions in the history part (ties: smaller id first).
 An item belongs to the head while the items before it hold less than a third of all interactions,
 to the torso while they hold less than two thirds, and to the tail after that.
-In the same order, "top_tenth" is the first tenth of the items that occur at all, and "rest" all other
-items, new ones too (Yao et al., CIKM 2021, arXiv:2007.12865, measure popular items so).
+In the same order, "top_tenth" is the first tenth of the items that occur at all, and "rest" all
+other items, new ones too (Yao et al., CIKM 2021, arXiv:2007.12865, measure popular items so).
 
 Shapes: I items, S targets of all users.
 """

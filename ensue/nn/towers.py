@@ -9,6 +9,7 @@ Shapes: n rows, F features, D_f width of feature f, D width of the output, V val
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
@@ -126,9 +127,7 @@ class Tower(nn.Module):
     def __init__(self, width: int, hidden: Sequence[int], dim: int) -> None:
         super().__init__()
         widths = [width, *hidden, dim]
-        self.layers = nn.ModuleList(
-            nn.Linear(one, other) for one, other in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.layers = nn.ModuleList(nn.Linear(one, other) for one, other in pairwise(widths))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return unit vectors [n, D]."""

@@ -17,6 +17,7 @@ import polars as pl
 import torch
 import torch.nn.functional as F
 
+from ensue.data.columns import recognize
 from ensue.data.dataset import Dataset
 from ensue.data.feature_encoder import FeatureEncoder
 from ensue.data.feature_schema import FeatureSchema, select_columns
@@ -60,8 +61,8 @@ def encode_features(
     columns = getattr(run.model.features, side)
     if not columns:
         raise UsageError(
-            f"features of {side} are for a model that reads some; {run.info['model']} of {run.path} "
-            f"reads none. Train two_tower on a dataset prepared with --{side}."
+            f"features of {side} are for a model that reads some; {run.info['model']} of "
+            f"{run.path} reads none. Train two_tower on a dataset prepared with --{side}."
         )
     path = run.path / FILE
     try:
@@ -114,7 +115,7 @@ def add_items(
     rows: Sequence[Mapping[str, Any]],
     *,
     out: str | Path,
-    id_column: str = "item",
+    id_column: str | None = None,
     overwrite: bool = False,
 ) -> Run:
     """Return a run at `out` whose catalogue has further items, described by their features.
@@ -124,8 +125,9 @@ def add_items(
     "added_items" how many items each step added, and which values of theirs are unknown.
 
     Args:
-        rows: for each item its raw id in `id_column`, values of features by name, and a title if
-            the run has titles; what is left out is missing.
+        rows: for each item its raw id, values of features by name, and a title if the run has
+            titles; what is left out is missing.
+        id_column: of the raw ids; None is the one with a usual name, such as "item" or "movieId".
         overwrite: replace a run that is at `out`.
 
     Raises:
@@ -139,6 +141,9 @@ def add_items(
             f"items are added to a model that reads their features; {run.path} holds "
             f"{run.info['model']}. Train two_tower."
         )
+    if not rows:
+        raise UsageError("add_items needs a row for each new item; there is none.")
+    id_column = id_column or _find_id_column(rows)
     ids = _new_ids(run, rows, id_column)
     others = [{n: v for n, v in row.items() if n not in (id_column, "title")} for row in rows]
     added, unknown = encode_features(run, "items", others)
@@ -163,10 +168,15 @@ def add_items(
     return OpenedRun(out)
 
 
+def _find_id_column(rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    return recognize(
+        columns, "item", "the rows of new items", remedy="Name it with --id (id_column=...)."
+    )
+
+
 def _new_ids(run: Run, rows: Sequence[Mapping[str, Any]], id_column: str) -> list[str]:
     """Return the raw ids of new items after checking them."""
-    if not rows:
-        raise UsageError("add_items needs a row for each new item; there is none.")
     ids = []
     for number, row in enumerate(rows, 1):
         raw = row.get(id_column)

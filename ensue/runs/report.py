@@ -269,8 +269,8 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     )
     explanation = (
         "<p>Items by how often they occur in the histories: head, torso and tail each hold about a "
-        "third of the interactions; new items do not occur there at all. The top tenth is the tenth "
-        "of the items that occur there with the most interactions, the rest all others.</p>"
+        "third of the interactions; new items do not occur there at all. The top tenth is the "
+        "tenth of the items that occur there with the most interactions, the rest all others.</p>"
     )
     return section(
         "Popular and rare items",

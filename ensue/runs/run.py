@@ -169,7 +169,7 @@ class Run:
         rows: Sequence[Mapping[str, Any]],
         *,
         out: str | Path,
-        id_column: str = "item",
+        id_column: str | None = None,
         overwrite: bool = False,
     ) -> Run:
         """Return a run with further items, at `out`; see `ensue.runs.features.add_items`."""

@@ -21,7 +21,7 @@ class TrainingConfig(Config):
     weight_decay: L2 added to the gradient (coupled), as in the published programs.
     optimizer: "adam" updates every row at every step; "lazy_adam" only rows with a gradient: faster
         on very large tables, but not the same numbers (momentum and decay of the other rows wait).
-        "adagrad" passes over rows without a gradient too, which without weight_decay changes nothing.
+        "adagrad" passes over rows without a gradient too: without weight_decay they would not move.
     clip_norm: largest norm of the whole gradient; None does not clip.
     precision: "bfloat16" runs forward and backward in bfloat16; weights stay float32.
     checkpoint_seconds: time between checkpoints inside an epoch; each epoch ends with one.

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ensue.data.feature_schema import FeatureSchema, append_rows, count_rows
 from ensue.data.features import FeatureTable
