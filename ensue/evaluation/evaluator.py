@@ -296,8 +296,8 @@ def _describe(task: _Task, targets: TargetRanks) -> dict[str, Any]:
         "num_targets": len(targets.ranks),
         "num_seen_targets": int(np.isinf(targets.ranks).sum()),
         "slices": "head, torso, tail: items by interactions in the history part, cut where they "
-        "hold 1/3 and 2/3 of all; new: items with none there; top_tenth: the tenth of the items that "
-        "occur there with the most interactions; rest: all others; only targets in the slice count",
+        "hold 1/3 and 2/3 of all; new: items with none there; top_tenth: the tenth of the items "
+        "there with the most interactions; rest: all others; only targets in the slice count",
         "notes": list(info.notes),
         **context,
     }

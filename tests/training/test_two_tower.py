@@ -60,10 +60,12 @@ def test_finite_differences_of_every_weight(settings: dict[str, Any]) -> None:
     batch = next(iter(objective.batches(1)))
     model.zero_grad()
     objective.loss(model, batch).backward()
+    generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
         flat = parameter.data.view(-1)
-        for place in range(len(flat)):
+        places = torch.randint(len(flat), (3,), generator=generator).tolist()
+        for place in {*places, int(gradient.abs().argmax())}:
             is_padding = place < parameter.shape[-1] and parameter.dim() == 2
             if is_padding and ("ids" in name or "tables" in name) and len(parameter) > 2:
                 continue  # row 0 stands for what is missing, and is not trained
@@ -104,11 +106,11 @@ def test_without_masks_and_dropout_views_are_spread_out() -> None:
         objective = objective_of(model)
         loss = objective.loss(model, next(iter(objective.batches(1))))
         loss.backward()
-        gradients.append([loss.detach(), *(p.grad for p in model.parameters())])
+        own = (torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters())
+        gradients.append([loss.detach(), *own])
     for one, other in zip(*gradients, strict=True):
-        assert (one is None) == (other is None)
-        if one is not None:
-            torch.testing.assert_close(one, other)
+        torch.testing.assert_close(one, other)
+    assert any(gradient.abs().max() > 0 for gradient in gradients[0][1:])
 
 
 def test_the_two_losses_add_up() -> None:
@@ -127,9 +129,9 @@ def test_the_two_losses_add_up() -> None:
 def test_batches_can_be_made_again_from_any_place() -> None:
     settings = {**SSL, "history": "others", "num_negatives": 2}
     whole = list(objective_of(toy_model(**settings)).batches(2))
-    assert len(whole) == 4
-    rest = list(objective_of(toy_model(**settings)).batches(2, first=2))
-    for one, other in zip(whole[2:], rest, strict=True):
+    assert len(whole) == 3  # 12 items, each a target once
+    rest = list(objective_of(toy_model(**settings)).batches(2, first=1))
+    for one, other in zip(whole[1:], rest, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
     other_epoch = next(iter(objective_of(toy_model(**settings)).batches(3)))
     assert not torch.equal(other_epoch[3], whole[0][3])
@@ -225,7 +227,7 @@ def test_copied_features_give_each_other_away_unless_they_are_masked_together() 
         objective = TwoTowerObjective(model, data, batch_size=64, seed=0)
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         found = []
-        for step in range(240):
+        for step in range(160):
             batch = next(iter(objective.batches(step)))
             views = model.views(batch[-2], batch[-1], drop=0.0)
             loss = view_contrast(*map(model.item_tower, views), temperature=0.1)
@@ -233,7 +235,7 @@ def test_copied_features_give_each_other_away_unless_they_are_masked_together() 
             loss.backward()
             optimizer.step()
             found.append(loss.item())
-        losses[ssl] = found[-40:]
+        losses[ssl] = found[-30:]
     # Random halves hide one feature of three. Where that is a copy the other copy tells all; CFM
     # shows, but for the seed "other", a copy to neither view or the random feature alone to one.
     assert np.median(losses["rfm"]) < 0.3 * np.median(losses["cfm"])
