@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +110,6 @@ def _write_pairs(path: Path, histories: Iterable[tuple[str, Sequence[str]]]) -> 
     pl.DataFrame(rows, schema={"user": pl.String, "item": pl.String}, orient="row").write_csv(path)
 
 
-def _write_json_lines(path: Path, rows: Iterable[dict[str, object]]) -> None:
+def _write_json_lines(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     with path.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)

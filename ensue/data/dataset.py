@@ -184,8 +184,18 @@ class Dataset:
         return read_features(self.path, side, info) if info and info.columns else None
 
     def feature_vocabulary(self, side: Side, name: str) -> IdMap:
-        """Return the values behind the codes 1..n of a categorical or multi-valued feature."""
-        names = [column.name for column in self.info.features[side].columns]
+        """Return the values behind the codes 1..n of a categorical or multi-valued feature.
+
+        Raises:
+            DataError: there is no such feature.
+        """
+        info = self.info.features.get(side)
+        names = [column.name for column in info.columns] if info else []
+        coded = [c.name for c in info.columns if c.kind in ("categorical", "multi")] if info else []
+        if name not in coded:
+            raise DataError(
+                f"{self.path} has no values of a feature {name!r} of {side}; it has {coded}."
+            )
         return IdMap.read(vocabulary_file(self.path, side, names.index(name)))
 
     @cached_property

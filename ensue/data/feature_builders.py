@@ -29,6 +29,7 @@ from ensue.data.features import Bags, make_bags
 from ensue.data.vocabulary import Vocabulary, dense_ids
 
 Rows = NDArray[np.int64]
+SMALLEST_DEVIATION = 1e-100  # less is rounding
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,13 @@ class CodesBuilder:
 
     def __init__(self, num_rows: int) -> None:
         self._codes = np.full(num_rows, -1, dtype=np.int32)
+        self._is_open = np.ones(num_rows, dtype=np.bool_)
         self._vocabulary = Vocabulary()
 
     def add(self, rows: Rows, columns: Sequence[pl.Series]) -> None:
         """Add the values [n] of `rows`, which are dense ids [n]."""
         codes = self._vocabulary.encode(to_texts(columns[0]))
-        _fill(self._codes, rows, codes, codes >= 0, self._codes < 0)
+        _fill(self._codes, rows, codes, codes >= 0, self._is_open)
 
     def build(self) -> Built:
         """Return the feature."""
@@ -99,11 +101,12 @@ class NumbersBuilder:
 
     def __init__(self, num_rows: int) -> None:
         self._numbers = np.full(num_rows, np.nan)
+        self._is_open = np.ones(num_rows, dtype=np.bool_)
 
     def add(self, rows: Rows, columns: Sequence[pl.Series]) -> None:
         """Add the values [n] of `rows`, which are dense ids [n]."""
         numbers = to_numbers(columns[0])
-        _fill(self._numbers, rows, numbers, ~np.isnan(numbers), np.isnan(self._numbers))
+        _fill(self._numbers, rows, numbers, ~np.isnan(numbers), self._is_open)
 
     def build(self) -> Built:
         """Return the feature, standardized over the rows that have a value."""
@@ -112,8 +115,9 @@ class NumbersBuilder:
         mean, deviation = 0.0, 1.0
         if len(there):
             mean = float(there.mean())
-            if there.min() < there.max():
-                deviation = float(there.std())
+            spread = float(there.std())
+            if there.min() < there.max() and spread > SMALLEST_DEVIATION:
+                deviation = spread
         values = standardize(self._numbers, mean, deviation)
         missing = float(is_missing[1:].mean())
         return Built(values, int(len(there) > 0), missing, None, mean, deviation)
@@ -127,31 +131,33 @@ class VectorsBuilder:
 
     def __init__(self, num_rows: int, separator: str | None, file: Path) -> None:
         self._num_rows, self._separator, self._file = num_rows, separator, file
+        self._size = 0
+        self._is_open = np.ones(num_rows, dtype=np.bool_)
         self._vectors: NDArray[np.float32] | None = None
 
     def add(self, rows: Rows, columns: Sequence[pl.Series]) -> None:
         """Add the values of `rows`, which are dense ids [n]."""
-        size = len(columns) if len(columns) > 1 else vector_size(columns[0], self._separator)
+        if len(columns) > 1:
+            vectors = without_parts(np.stack([_floats(c) for c in columns], axis=1))
+        else:
+            size = self._size or vector_size(columns[0], self._separator)
+            vectors = to_vectors(columns[0], self._separator, size)
+        is_there: NDArray[np.bool_] = np.logical_not(np.isnan(vectors).any(axis=1))
+        if not vectors.shape[1] or not is_there.any():
+            return
         if self._vectors is None:
-            if not size:
-                return
+            self._size = vectors.shape[1]
             self._vectors = np.lib.format.open_memmap(
-                self._file, mode="w+", dtype=np.float32, shape=(self._num_rows, size)
+                self._file, mode="w+", dtype=np.float32, shape=(self._num_rows, self._size)
             )
             self._vectors[:] = np.nan
-        size = self._vectors.shape[1]
-        if len(columns) == 1:
-            vectors = to_vectors(columns[0], self._separator, size)
-        else:
-            vectors = without_parts(np.stack([_floats(c) for c in columns], axis=1))
-        is_there, is_open = ~np.isnan(vectors[:, 0]), np.isnan(self._vectors[:, 0])
-        _fill(self._vectors, rows, vectors, is_there, is_open)
+        _fill(self._vectors, rows, vectors, is_there, self._is_open)
 
     def build(self) -> Built:
         """Return the feature."""
         if self._vectors is None:
             return Built(np.empty((self._num_rows, 0), dtype=np.float32), 0, 1.0)
-        missing = float(np.isnan(self._vectors[1:, 0]).mean())
+        missing = float(self._is_open[1:].mean())
         return Built(self._vectors, self._vectors.shape[1], missing)
 
 
@@ -189,6 +195,11 @@ def _fill(
     is_there: NDArray[np.bool_],
     is_open: NDArray[np.bool_],
 ) -> None:
-    """Write the values [n] that are there into the rows [n] that are open, the first of each."""
+    """Write the values [n] that are there into the rows [n] that are open, the first of each.
+
+    Args:
+        is_open: [N + 1], whether a row of the target has no value yet; updated.
+    """
     taken = is_there & is_open[rows]
     target[rows[taken][::-1]] = values[taken][::-1]  # of equal rows the last one stays
+    is_open[rows[taken]] = False

@@ -6,9 +6,12 @@ have B + 1 rows and the values of rows[b] are in row b + 1.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Mapping, Sequence
+from itertools import compress
 from numbers import Real
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +22,7 @@ from ensue.config import make_config
 from ensue.data.dataset import Dataset
 from ensue.data.feature_info import FeatureInfo
 from ensue.data.feature_values import (
+    LARGEST,
     BadValueError,
     standardize,
     to_bags,
@@ -28,7 +32,8 @@ from ensue.data.feature_values import (
 )
 from ensue.data.features import Bags, FeatureTable, make_bags
 from ensue.data.ids import IdMap
-from ensue.errors import DataError, UsageError, did_you_mean
+from ensue.errors import DataError, RunError, UsageError, did_you_mean
+from ensue.files import write_json
 
 Side = Literal["items", "users"]
 
@@ -121,6 +126,22 @@ class FeatureEncoder:
             stored["unused"],
         )
 
+    def save(self, path: str | Path) -> None:
+        """Write the encoder as JSON, atomically."""
+        write_json(path, self.to_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> FeatureEncoder:
+        """Return the encoder that `save` wrote.
+
+        Raises:
+            RunError: the file is missing or damaged.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} must be an encoder of features; it is not: {error}.") from None
+
     def _encode(
         self, info: FeatureInfo, rows: Sequence[Mapping[str, Any]], unknown: dict[str, None]
     ) -> NDArray[Any] | Bags:
@@ -158,9 +179,7 @@ class FeatureEncoder:
         self, info: FeatureInfo, texts: Sequence[str], unknown: dict[str, None]
     ) -> NDArray[np.int32]:
         codes = self._vocabularies[info.name].to_dense(texts).astype(np.int32)
-        unknown.update(
-            (f"{info.name}={texts[place]}", None) for place in np.flatnonzero(codes == 0)
-        )
+        unknown.update((f"{info.name}={text}", None) for text in compress(texts, codes == 0))
         return codes
 
 
@@ -195,18 +214,17 @@ def _text(value: Any, index: int) -> str | None:
 
 def _bag_texts(given: Sequence[Any], separator: str | None) -> tuple[NDArray[np.int64], list[str]]:
     """Return the row [S] and the text [S] of each value, in lists or in text to be split."""
-    rows: list[int] = []
-    texts: list[str] = []
+    in_text = _rows_of_text(given)
+    try:
+        places, split = to_bags(_series(given, in_text), separator)
+    except BadValueError as error:
+        raise BadValueError(in_text[error.index], f"lists or {error.needed}") from None
+    rows, texts = [in_text[place] for place in places], split.to_list()
     for row, value in enumerate(given):
         if isinstance(value, str):
-            try:
-                parts: list[str | None] = to_bags(pl.Series([value]), separator)[1].to_list()
-            except BadValueError as error:
-                raise BadValueError(row, f"lists or {error.needed}") from None
-        elif isinstance(value, Collection | np.ndarray):
-            parts = [_text(one, row) for one in value]
-        else:
-            parts = [_text(value, row)]
+            continue
+        several = isinstance(value, Collection | np.ndarray)
+        parts = [_text(part, row) for part in (value if several else [value])]
         there = [part for part in parts if part is not None]
         rows += [row] * len(there)
         texts += there
@@ -216,34 +234,53 @@ def _bag_texts(given: Sequence[Any], separator: str | None) -> tuple[NDArray[np.
 def _numbers(info: FeatureInfo, given: Sequence[Any]) -> NDArray[np.float32]:
     """Return standardized numbers [B + 1], NaN where there is none."""
     numbers = np.full(len(given) + 1, np.nan)
+    in_text = _rows_of_text(given)
+    try:
+        numbers[1:][in_text] = to_numbers(_series(given, in_text))
+    except BadValueError as error:
+        raise BadValueError(in_text[error.index], error.needed) from None
     for row, value in enumerate(given):
-        if _is_missing(value):
+        if isinstance(value, str) or _is_missing(value):
             continue
-        try:
-            series = pl.Series([value if isinstance(value, str) else float(value)])
-        except (TypeError, ValueError):
-            raise BadValueError(row, "finite numbers alone") from None
-        try:
-            numbers[row + 1] = to_numbers(series)[0]
-        except BadValueError as error:
-            raise BadValueError(row, error.needed) from None
+        if not isinstance(value, Real | np.bool_) or abs(float(value)) > LARGEST:
+            raise BadValueError(row, "finite numbers alone")
+        numbers[row + 1] = value
     return standardize(numbers, info.mean, info.deviation)
 
 
 def _vectors(info: FeatureInfo, given: Sequence[Any]) -> NDArray[np.float32]:
     """Return vectors [B + 1, D], NaN where there is none."""
     vectors = np.full((len(given) + 1, info.size), np.nan, dtype=np.float32)
+    in_text = _rows_of_text(given)
+    try:
+        texts = _series(given, in_text)
+        vectors[1:][in_text] = to_vectors(texts, info.separator, info.size)
+    except BadValueError as error:
+        needed = f"vectors of {info.size} numbers"
+        raise BadValueError(in_text[error.index], needed) from None
     for row, value in enumerate(given):
-        if _is_missing(value):
-            continue
-        try:
-            if isinstance(value, str):
-                vectors[row + 1] = to_vectors(pl.Series([value]), info.separator, info.size)[0]
-                continue
-            vector = np.asarray(value, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise BadValueError(row, f"vectors of {info.size} numbers") from None
-        if vector.shape != (info.size,) or (np.abs(vector) > np.finfo(np.float32).max).any():
-            raise BadValueError(row, f"vectors of {info.size} numbers")
-        vectors[row + 1] = vector
+        if not isinstance(value, str) and not _is_missing(value):
+            vectors[row + 1] = _vector(value, row, info.size)
     return without_parts(vectors)
+
+
+def _vector(value: Any, row: int, size: int) -> NDArray[np.float64]:
+    try:
+        vector = np.asarray([_number(part) for part in value], dtype=np.float64)
+    except (TypeError, ValueError):
+        raise BadValueError(row, f"vectors of {size} numbers") from None
+    if vector.shape != (size,) or (np.abs(vector) > np.finfo(np.float32).max).any():
+        raise BadValueError(row, f"vectors of {size} numbers")
+    return vector
+
+
+def _number(value: Any) -> float:
+    return math.nan if _is_missing(value) else float(value)
+
+
+def _rows_of_text(given: Sequence[Any]) -> list[int]:
+    return [row for row, value in enumerate(given) if isinstance(value, str)]
+
+
+def _series(given: Sequence[Any], rows: Sequence[int]) -> pl.Series:
+    return pl.Series([given[row] for row in rows], dtype=pl.String)

@@ -196,7 +196,11 @@ def _choose_title(
 def _find_runs(
     free: Sequence[str], sample: pl.DataFrame, given: Mapping[str, Role]
 ) -> dict[str, list[str]]:
-    """Return name -> columns of each vector in several columns, in the order of their numbers."""
+    """Return name -> columns of each vector in several columns, in the order of their numbers.
+
+    Raises:
+        UsageError: a role is given to columns that cannot have it together.
+    """
     by_name: dict[str, dict[int, str]] = {}
     for column in free:
         if column not in given and (found := column_run(column)):
@@ -206,11 +210,16 @@ def _find_runs(
         numbers = sorted(columns)
         ordered = [columns[number] for number in numbers]
         is_run = numbers in (list(range(len(numbers))), list(range(1, len(numbers) + 1)))
-        is_told = name in given and given[name].kind in ("vector", "ignore")
-        if len(numbers) < 2 or not is_run or name in free:
-            continue
-        if is_told or _are_parts(sample.select(ordered)):
+        is_run = is_run and len(numbers) > 1 and name not in free
+        if is_run and (name in given or _are_parts(sample.select(ordered))):
             runs[name] = ordered
+        if name not in given or name in free:
+            continue
+        if not is_run or given[name].kind not in ("vector", "ignore"):
+            raise UsageError(
+                f"a role of several columns together is vector or ignore, and they are {name}_0, "
+                f"{name}_1, ... or {name}_1, {name}_2, ...; got {given[name].kind} for {ordered}."
+            )
     return runs
 
 
@@ -309,7 +318,7 @@ def _infer_whole_numbers(texts: pl.Series, name: str) -> Inferred:
         return _unless_distinct(texts, "whole numbers, by its name")
     if texts.str.contains(r"^0\d").any():
         return _unless_distinct(texts, "digits that start with 0")
-    is_gapless = smallest in (0, 1) and largest <= _MAX_CODE
+    is_gapless = smallest in (0, 1) and smallest < largest <= _MAX_CODE
     if is_gapless and num_distinct == largest - smallest + 1 and 2 * num_distinct <= len(texts):
         return "categorical", None, f"whole numbers {smallest} to {largest} without a gap"
     return "numeric", None, "whole numbers"

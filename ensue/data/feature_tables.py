@@ -132,8 +132,9 @@ def write_features(
             reading.write(feature, built, len(columns))
             columns.append(_describe(feature, built))
         tables.append(reading.describe(unused))
-        if source.roles.title and titles is None:
-            titles = reading.titles()
+        if source.roles.title:
+            found = reading.titles()
+            titles = found if titles is None else titles.fill_null(found)
     folder = features_folder(dataset, side)
     folder.mkdir(exist_ok=True)
     hashed = hash_features(dataset, side, columns)

@@ -122,19 +122,15 @@ def to_vectors(values: pl.Series, separator: str | None, size: int) -> NDArray[n
         BadValueError: a value is no list of `size` numbers.
     """
     needed = f"vectors of {size} numbers"
-    if not _is_list(values):
-        texts = to_texts(values)
-        values = (
-            _decode(texts, pl.List(pl.Float64)) if separator == JSON else split(texts, separator)
-        )
-    if not _is_list(values):
-        raise BadValueError(values.is_not_null().arg_max() or 0, needed)
-    lists = values.cast(pl.List(values.dtype.inner))  # type: ignore[attr-defined]
+    vectors = np.full((len(values), size), np.nan, dtype=np.float32)
+    try:
+        lists = _vector_lists(values, separator)
+    except BadValueError as error:
+        raise BadValueError(error.index, needed) from None
     is_there = lists.is_not_null() & (lists.list.len() > 0)
     is_broken = is_there & (lists.list.len() != size).fill_null(False)
     if is_broken.any():
         raise BadValueError(is_broken.arg_max() or 0, needed)
-    vectors = np.full((len(values), size), np.nan, dtype=np.float32)
     rows = np.flatnonzero(is_there.to_numpy())
     try:
         numbers = to_numbers(lists.filter(is_there).explode())
@@ -148,19 +144,20 @@ def to_vectors(values: pl.Series, separator: str | None, size: int) -> NDArray[n
 
 
 def vector_size(values: pl.Series, separator: str | None) -> int:
-    """Return the length of the first vector, 0 where there is none."""
-    texts = values if _is_list(values) else to_texts(values)
-    first = texts.drop_nulls().head(1)
-    if not len(first):
-        return 0
-    if not _is_list(first):
-        first = split(first, separator)
-    return int(first.list.len()[0]) if _is_list(first) else 1
+    """Return the length of the first vector, 0 where there is none.
+
+    Raises:
+        BadValueError: a value is text and the separator is None.
+    """
+    lengths = _vector_lists(values, separator).list.len()
+    lengths = lengths.filter(lengths > 0)
+    return int(lengths[0]) if len(lengths) else 0
 
 
 def standardize(numbers: NDArray[np.float64], mean: float, deviation: float) -> NDArray[np.float32]:
     """Return (numbers - mean) / deviation [n] in single precision; NaN stays NaN."""
-    return ((numbers - mean) / deviation).astype(np.float32)
+    largest = float(np.finfo(np.float32).max)
+    return np.clip((numbers - mean) / deviation, -largest, largest).astype(np.float32)
 
 
 def without_parts(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -176,6 +173,21 @@ def decodes(texts: pl.Series) -> bool:
     except BadValueError:
         return False
     return True
+
+
+def _vector_lists(values: pl.Series, separator: str | None) -> pl.Series:
+    """Return lists of numbers, or of text that may hold numbers; null where there is none."""
+    if _is_list(values):
+        return values.cast(pl.List(values.dtype.inner))  # type: ignore[attr-defined]
+    texts = to_texts(values)
+    if separator == JSON:
+        return _decode(texts, pl.List(pl.Float64))
+    lists = split(texts, separator)
+    if not _is_list(lists):
+        if lists.null_count() < len(lists):
+            raise BadValueError(lists.is_not_null().arg_max() or 0, "vectors of numbers")
+        lists = lists.cast(pl.List(pl.String))
+    return lists
 
 
 def _is_list(values: pl.Series) -> bool:

@@ -77,3 +77,52 @@ def test_errors_reach_the_caller_and_leave_nothing(tmp_path: Path):
     with pytest.raises(DataError, match="there is no file"):
         run(tmp_path / "log.csv", "-o", tmp_path / "out", "--json")
     assert list(tmp_path.iterdir()) == []
+
+
+ITEMS = "item,title,genres\na,Film A,x|y\nc,Film C,y\nz,Film Z,x\nc,again,y\n"
+
+
+def prepare_with_features(folder: Path, *flags: str | Path):
+    (folder / "log.csv").write_text(LOG)
+    (folder / "items.csv").write_text(ITEMS)
+    (folder / "users.jsonl").write_text('{"user": 2, "age": 30, "zip": 7}\n')
+    tables = ("--items", folder / "items.csv", "--users", folder / "users.jsonl")
+    return run(folder / "log.csv", "-o", folder / "out", *tables, *flags)
+
+
+def test_features_in_json(tmp_path: Path):
+    result = prepare_with_features(
+        tmp_path, "--feature", "users.zip=categorical", "--feature", "age=ignore", "--json"
+    )
+    answer = json.loads(result.stdout)
+    dataset = Dataset(tmp_path / "out")
+    stored = {side: info.model_dump() for side, info in dataset.info.features.items()}
+    assert answer["features"] == stored
+    (genres,) = answer["features"]["items"]["columns"]
+    assert (genres["name"], genres["kind"], genres["size"]) == ("genres", "multi", 2)
+    assert genres["missing"] == pytest.approx(1 / 3)
+    (zip_code,) = answer["features"]["users"]["columns"]
+    assert (zip_code["name"], zip_code["reason"]) == ("zip", "as told")
+    assert "'genres' is multi (text split by '|')" in result.stderr
+    assert "left out: 'age' (as told)" in result.stderr
+    assert dataset.items_table["title"].to_list() == ["Film A", None, "Film C"]
+
+
+def test_features_for_people(tmp_path: Path):
+    lines = prepare_with_features(tmp_path, "--feature", "age=ignore").stdout.splitlines()
+    rows = [" ".join(line.split()) for line in lines]
+    assert "items with a row in items.csv 2" in rows
+    assert "rows of items.csv of items not in the log 1" in rows
+    assert "more rows of items.csv of the same items 1" in rows
+    assert "users with a row in users.jsonl 1" in rows
+    assert "items genres multi 2 33.33% text split by '|'" in rows
+    assert "users zip categorical 1 50.00% whole numbers, by its name" in rows
+    assert "users age left out - - as told" in rows
+
+
+def test_wrong_features(tmp_path: Path):
+    with pytest.raises(UsageError, match="--feature takes NAME=ROLE; got 'genres'"):
+        prepare_with_features(tmp_path, "--feature", "genres")
+    with pytest.raises(UsageError, match="role of 'genres' is unknown; got 'many'"):
+        prepare_with_features(tmp_path, "--feature", "genres=many")
+    assert not (tmp_path / "out").exists()
