@@ -44,7 +44,7 @@ from benchmarks._retrieval_data import (
     citeulike_tables,
     ml_1m_tables,
 )
-from ensue.data.dataset import Dataset
+from ensue.data.dataset import Dataset, Part
 from ensue.evaluation.evaluator import rank_targets
 from ensue.evaluation.metrics import TargetRanks, recall
 from ensue.evaluation.slices import SLICES, TENTHS, popularity_slices, top_tenth
@@ -129,7 +129,7 @@ def prepare(name: str, folder: Path, *, share: float) -> Dataset:
         return Dataset(out)
     tables = TABLES[name](folder / "tables")
     interactions: Any = tables.interactions
-    split = SPLITS[name]
+    split: str | None = SPLITS[name]
     if name == "citeulike-a":
         shuffle_users(tables.interactions)
     if share < 1:
@@ -172,7 +172,7 @@ def measure(
     name: str, dataset: Dataset, folder: Path, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Return a row for each arm."""
-    part = "train" if arguments.split == "validation" else "train+validation"
+    part: Part = "train" if arguments.split == "validation" else "train+validation"
     counts = dataset.histories(part).item_counts(dataset.num_items)
     found: dict[str, list[dict[str, NDArray[np.float64]]]] = {}
     seconds: dict[str, list[float]] = {}

@@ -99,5 +99,6 @@ def append_rows(table: FeatureTable, added: FeatureTable) -> FeatureTable:
             offsets = np.concatenate([one.offsets, other.offsets[2:] + one.offsets[-1]])
             values.append(Bags(np.concatenate([one.values, other.values]), offsets))
         else:
-            values.append(np.concatenate([one, other[1:]]))
+            arrays: list[Any] = [one, other]
+            values.append(np.concatenate([arrays[0], arrays[1][1:]]))
     return FeatureTable(table.columns, tuple(values))

@@ -58,7 +58,7 @@ class StreamingFrequency(nn.Module):
         """Take note of the ids [n] of the next batch, each once."""
         self.step += 1
         for row in range(len(self.gap)):
-            buckets = self._buckets(ids, row).unique()
+            buckets = torch.unique(self._buckets(ids, row))
             gaps = self.step.to(self.gap.dtype) - self.seen[row, buckets]
             self.gap[row, buckets] = self.gap[row, buckets].lerp(gaps, self.rate)
             self.seen[row, buckets] = self.step.to(self.seen.dtype)

@@ -61,8 +61,7 @@ _SASREC_SCHEDULE: dict[str, Any] = {
 }
 
 _TWO_TOWER_DEFAULTS: dict[str, Any] = {
-    "optimizer": "adagrad",
-    "learning_rate": 0.05,
+    "learning_rate": 0.005,
     "weight_decay": 0.0,
     "batch_size": 1024,
 }
@@ -144,10 +143,22 @@ METHODS: dict[str, Method] = {
     ),
     "two_tower": Method(
         TwoTower,
-        presets={"ssl": {"ssl": "cfm"}},
+        presets={
+            "ssl": {"ssl": "cfm"},
+            # Of Yao et al. for Wikipedia: millions of steps on hundreds of millions of pairs.
+            "paper": {
+                "ssl": "cfm",
+                "dim": 128,
+                "hidden": [1024],
+                "logq": "none",
+                "hits": "keep",
+                "optimizer": "adagrad",
+                "learning_rate": 0.01,
+            },
+        },
         defaults=_TWO_TOWER_DEFAULTS,
         space={
-            "learning_rate": Range(0.003, 0.3, log=True),
+            "learning_rate": Range(0.001, 0.02, log=True),
             "temperature": Range(0.03, 0.3, log=True),
             "dim": Range(32, 128, log=True),
         },

@@ -1,13 +1,12 @@
 """Items and users by what is known of them: new items in a run, and items like another.
 
-`RUN/features.json` holds, for "items" and "users", how the values in a table of them become what a
-model reads (`FeatureEncoder.to_dict`).
+`RUN/item_features.json` and `RUN/user_features.json` say how the values in a table of them become
+what a model reads (`FeatureEncoder.save`).
 Shapes: I items, D width.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from ensue.data.feature_encoder import FeatureEncoder
 from ensue.data.feature_schema import FeatureSchema, select_columns
 from ensue.data.features import FeatureTable
 from ensue.data.readers import open_tables
-from ensue.errors import RunError, UsageError
+from ensue.errors import UsageError
 from ensue.files import atomic_directory, write_json
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.runs.recommend import Recommendation, top_items
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from ensue.runs.run import Run
 
 Side = Literal["items", "users"]
-FILE = "features.json"
+FILES: dict[Side, str] = {"items": "item_features.json", "users": "user_features.json"}
 CHUNK_ROWS = 1 << 16
 # What a run has of its training, and what was measured on the smaller catalogue.
 NOT_COPIED = ("checkpoints", "evaluation", "report.html", "model.safetensors", "run.json")
@@ -42,12 +41,9 @@ NOT_COPIED = ("checkpoints", "evaluation", "report.html", "model.safetensors", "
 def save_encoders(path: Path, schema: FeatureSchema, dataset: Dataset) -> None:
     """Write how the features that a model reads are made, beside the model."""
     sides: dict[Side, Any] = {"items": schema.items, "users": schema.users}
-    encoders = {
-        side: FeatureEncoder.from_dataset(dataset, side).to_dict()
-        for side, columns in sides.items()
-        if columns
-    }
-    write_json(path / FILE, encoders)
+    for side, columns in sides.items():
+        if columns:
+            FeatureEncoder.from_dataset(dataset, side).save(path / FILES[side])
 
 
 def encode_features(
@@ -57,6 +53,7 @@ def encode_features(
 
     Raises:
         UsageError: the model reads none, or a name or a value does not fit.
+        RunError: the run's own file is damaged.
     """
     columns = getattr(run.model.features, side)
     if not columns:
@@ -64,12 +61,8 @@ def encode_features(
             f"features of {side} are for a model that reads some; {run.info['model']} of "
             f"{run.path} reads none. Train two_tower on a dataset prepared with --{side}."
         )
-    path = run.path / FILE
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))[side]
-    except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise RunError(f"{path} must be what ensue train wrote; it is not: {error}.") from None
-    table, unknown = FeatureEncoder.from_dict(stored).encode(rows)
+    path = run.path / FILES[side]
+    table, unknown = FeatureEncoder.load(path).encode(rows)
     names = [column.name for column in columns]
     return select_columns(table, names, setting=f"{side} of {path}"), unknown
 

@@ -21,7 +21,7 @@ def measure_information(model: Model) -> dict[str, Any]:
     if not isinstance(model, TwoTower) or len(model.item_embedding.names) < 2:
         return {}
     found = feature_information(model)
-    masks = feature_masks(found, model.config) if model.config.ssl == "cfm" else []
+    masks: Any = feature_masks(found, model.config) if model.config.ssl == "cfm" else []
     names = found.names
     return {
         **found.to_dict(),

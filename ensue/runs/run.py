@@ -10,7 +10,8 @@ RUN/items.arrow           raw_id and item columns
 RUN/histories.arrow       item: all interactions, by user, oldest first; and the context columns
                           that the model reads
 RUN/context_NAME.arrow    raw_id: the values of a categorical context column, in the order of codes
-RUN/features.json         how features of items and users are read, where the model reads any
+RUN/item_features.json    how features of items are read, where the model reads any;
+                          user_features.json likewise
 RUN/log.jsonl             one line an epoch
 RUN/checkpoints/          to resume from
 RUN/evaluation/           what `ensue evaluate` found

@@ -186,7 +186,7 @@ class TwoTower(Model):
     def index_items_(self) -> None:
         """Make the vectors of all items."""
         items = torch.arange(1, self.num_items + 1, device=self.item_vectors.device)
-        for block in items.split(INDEXED_ROWS):
+        for block in torch.split(items, INDEXED_ROWS):
             self.item_vectors[block] = self.item_tower(self.item_input(block))
         self.is_indexed.fill_(True)
 
@@ -247,7 +247,7 @@ class TwoTower(Model):
             parts.append(bag_mean(table, items, offsets))
         if self.config.query == "items" and self.features.items:
             # A batch has an item many times, and its bags are long: each is embedded once.
-            distinct, places = items.unique(return_inverse=True)
+            distinct, places = torch.unique(items, return_inverse=True)
             embedding = self.history_features or self.item_embedding
             slots = embedding(distinct, self.item_values.take(distinct))
             own = torch.cat(slots[-len(self.features.items) :], dim=1)

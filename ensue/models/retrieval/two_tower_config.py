@@ -29,7 +29,7 @@ class TowerConfig(Config):
     dim: int = Field(default=64, ge=1)
     id_dim: int = Field(default=64, ge=1)
     feature_dim: int = Field(default=32, ge=1)
-    hidden: list[int] = Field(default_factory=lambda: [128])
+    hidden: list[int] = Field(default_factory=list)
     ids: Literal["both", "query", "none"] = "both"
     query: Literal["items", "ids"] = "items"
     share_tables: bool = True
