@@ -28,8 +28,8 @@ def correlated_masks(
 
     Args:
         information: [F, F], how related two features are; the diagonal does not matter.
-        num_correlated: features hidden beside the seed; None is floor(F / 2), as in the paper. At
-            most F - 1, where the first view shows nothing.
+        num_correlated: features hidden beside the seed; None is floor(F / 2), as in the paper, but
+            0 of two features. At most F - 2: a view that shows nothing tells nothing.
 
     >>> correlated_masks(np.array([[0, 0.9, 0.1], [0.9, 0, 0.2], [0.1, 0.2, 0]])).tolist()
     [[True, True, False], [True, True, False], [False, True, True]]
@@ -39,10 +39,10 @@ def correlated_masks(
     """
     count = len(information)
     check_features(count)
-    size = count // 2 if num_correlated is None else num_correlated
-    if not 0 <= size <= count - 1:
+    size = min(count // 2, count - 2) if num_correlated is None else num_correlated
+    if not 0 <= size <= count - 2:
         raise ConfigError(
-            f"num_correlated must be 0 to {count - 1} with {count} features; got {size}."
+            f"num_correlated must be 0 to {count - 2} with {count} features; got {size}."
         )
     others = np.array(information, dtype=np.float64)
     np.fill_diagonal(others, -np.inf)

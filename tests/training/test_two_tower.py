@@ -254,8 +254,8 @@ def test_settings_that_do_not_fit_the_features() -> None:
         objective_of(toy_model(items=one, ids="query", ssl="rfm"))
     with pytest.raises(ConfigError, match=r"ssl=dropout leaves out values .* have none"):
         objective_of(toy_model(items=one, ssl="dropout"))
-    with pytest.raises(ConfigError, match="num_correlated must be 0 to 3 with 4 features; got 4"):
-        objective_of(toy_model(ssl="cfm", num_correlated=4))
+    with pytest.raises(ConfigError, match="num_correlated must be 0 to 2 with 4 features; got 3"):
+        objective_of(toy_model(ssl="cfm", num_correlated=3))
 
 
 def test_a_bag_may_be_empty() -> None:

@@ -63,7 +63,8 @@ class SelfSupervisionConfig(TowerConfig):
     ssl_items: whether its items are drawn from the catalogue or are the targets of the batch.
     ssl_batch_size: items drawn for a batch; None is as many as targets.
     value_dropout: share of the values of bags that a view leaves out.
-    num_correlated: features hidden with the seed; None is half of the features, rounded down.
+    num_correlated: features hidden with the seed; None is half of the features, rounded down, or
+        none of two.
     information: how related features are: mutual information, normalized, or corrected for chance.
     feature_dropout: share of the features of items that are masked in the main task.
     """
