@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from ensue import __version__
+from ensue.cli.add_items import add_items
 from ensue.cli.compare import compare
 from ensue.cli.demo import demo
 from ensue.cli.distill import distill
@@ -27,6 +28,7 @@ from ensue.cli.prepare import prepare
 from ensue.cli.profile import profile
 from ensue.cli.recommend import recommend
 from ensue.cli.report import report
+from ensue.cli.similar import similar
 from ensue.cli.tradeoff import tradeoff
 from ensue.cli.train import train
 from ensue.cli.tune import tune
@@ -96,6 +98,8 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(index)
 app.command()(recommend)
+app.command()(similar)
+app.command(name="add-items")(add_items)
 app.command()(report)
 app.command()(demo)
 

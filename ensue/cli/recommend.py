@@ -44,6 +44,10 @@ def recommend(
         list[str] | None,
         typer.Option("--search", help="NAME=VALUE, of searches with the index; repeat."),
     ] = None,
+    feature: Annotated[
+        list[str] | None,
+        typer.Option("--feature", help="NAME=VALUE of the user, known or not; repeat."),
+    ] = None,
     batch: Annotated[
         Path | None,
         typer.Option(help='JSON lines, each {"user": ID} or {"history": [ID, ...]}.'),
@@ -75,8 +79,10 @@ def recommend(
         "exclude_seen": exclude_seen,
         "allow": read_ids(allow) if allow else None,
         "deny": read_ids(deny) if deny else None,
-        "context": _parse_context(context or []),
+        "context": _parse_pairs(context or [], "--context"),
     }
+    if feature:
+        options["features"] = _parse_pairs(feature, "--feature")
     opened = load(run)
     if search and index is None:
         raise UsageError("--search NAME=VALUE goes with --index.")
@@ -94,15 +100,18 @@ def recommend(
             print_text(f"{count:,} answers are in {output}.")
         return
     if follow:
-        if output is not None or history or len(user or []) > 1:
-            raise UsageError("--follow takes at most one --user, and no --history or -o beside it.")
+        if output is not None or history or feature or len(user or []) > 1:
+            raise UsageError(
+                "--follow takes at most one --user, and no --history, --feature or -o beside it."
+            )
         _follow(opened, user[0] if user else None, options, as_json)
         return
     if output is not None:
         raise UsageError("-o FILE goes with --batch FILE.")
-    if not user and not history:
+    if not user and not history and not feature:
         raise UsageError(
-            "ensue recommend needs --user ID, --history ID,ID,..., --batch FILE or --follow."
+            "ensue recommend needs --user ID, --history ID,ID,..., --feature NAME=VALUE, "
+            "--batch FILE or --follow."
         )
     histories = [[item for item in text.split(",") if item] for text in history or []]
     answers = opened.recommend(users=user or None, histories=histories or None, **options)
@@ -114,17 +123,17 @@ def recommend(
         _print_answer(answer, opened.item_names())
 
 
-def _parse_context(assignments: list[str]) -> dict[str, str]:
-    """Return {"page": "home"} for ["page=home"]."""
+def _parse_pairs(assignments: list[str], flag: str) -> dict[str, str]:
+    """Return {"page": "home"} for ["page=home"], given with `flag`."""
     from ensue.errors import UsageError
 
-    context = {}
+    pairs = {}
     for assignment in assignments:
         name, equals, value = assignment.partition("=")
         if not equals or not name:
-            raise UsageError(f"--context takes NAME=VALUE; got {assignment!r}.")
-        context[name] = value
-    return context
+            raise UsageError(f"{flag} takes NAME=VALUE; got {assignment!r}.")
+        pairs[name] = value
+    return pairs
 
 
 def _follow(run: Run, user: str | None, options: dict[str, Any], as_json: bool) -> None:

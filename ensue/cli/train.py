@@ -12,8 +12,8 @@ def train(
     model: Annotated[
         str,
         typer.Argument(
-            help="caser, sasrec, gru4rec, m3, deep_retrieval, bpr, popularity, item_knn, markov or "
-            "ease."
+            help="caser, sasrec, gru4rec, m3, two_tower, deep_retrieval, bpr, popularity, "
+            "item_knn, markov or ease."
         ),
     ],
     data: Annotated[Path, typer.Argument(help="Dataset folder made by ensue prepare.")],

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ensue.data.context import take_rows
+from ensue.data.features import FeatureTable
 
 COUNT_ROWS = 1 << 22  # interactions counted at a time
 
@@ -37,6 +38,7 @@ class HistoryBatch:
     offsets: [B + 1] int64; history b is items[offsets[b]:offsets[b + 1]].
     event_context: [S, C] float64, beside the items; None where no model reads it, or it is unknown.
     request_context: [B, C] float64, of the request that each history is to answer; None likewise.
+    user_features: of the B users, in place of what a model stores of them; None is what it stores.
     """
 
     users: Tensor
@@ -44,6 +46,7 @@ class HistoryBatch:
     offsets: Tensor
     event_context: Tensor | None = None
     request_context: Tensor | None = None
+    user_features: FeatureTable | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -99,12 +102,13 @@ class HistoryBatch:
     def to(self, device: torch.device | str) -> HistoryBatch:
         """Return the batch on `device`."""
         event, request = self.event_context, self.request_context
-        return HistoryBatch(
-            self.users.to(device),
-            self.items.to(device),
-            self.offsets.to(device),
-            None if event is None else event.to(device),
-            None if request is None else request.to(device),
+        return replace(
+            self,
+            users=self.users.to(device),
+            items=self.items.to(device),
+            offsets=self.offsets.to(device),
+            event_context=None if event is None else event.to(device),
+            request_context=None if request is None else request.to(device),
         )
 
     @classmethod
@@ -115,12 +119,14 @@ class HistoryBatch:
         *,
         event_context: Sequence[NDArray[np.float64]] | None = None,
         request_context: Sequence[NDArray[np.float64]] | None = None,
+        user_features: FeatureTable | None = None,
     ) -> HistoryBatch:
         """Return a batch of the given dense-id histories; users default to 0, "unknown".
 
         Args:
             event_context: [n, C] of each history, n its length.
             request_context: [C] of each history.
+            user_features: a row for each history, behind that of padding.
         """
         event, request = event_context, request_context
         lengths = [len(history) for history in histories]
@@ -132,6 +138,7 @@ class HistoryBatch:
             offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)),
             event_context=torch.from_numpy(np.concatenate(event)) if event else None,
             request_context=torch.from_numpy(np.stack(request)) if request else None,
+            user_features=user_features,
         )
 
 

@@ -32,7 +32,7 @@ from ensue.evaluation.intervals import Bootstrap
 from ensue.evaluation.metrics import FORMULAS, TargetRanks, all_metrics
 from ensue.evaluation.ranks import BlockRanks, Jagged, rank_block
 from ensue.evaluation.result import Evaluation
-from ensue.evaluation.slices import evaluate_slices, popularity_slices
+from ensue.evaluation.slices import evaluate_slices
 from ensue.progress import track
 from ensue.protocols import Scorer
 
@@ -80,17 +80,27 @@ def evaluate(
         )
     targets, coverage = _rank_all(model, task, progress)
     metrics = all_metrics(targets, task.ks)
-    slice_of_item = popularity_slices(task.history.item_counts(dataset.num_items))
+    counts = task.history.item_counts(dataset.num_items)
     return Evaluation(
         metrics={name: float(values.mean()) for name, values in metrics.items()},
         intervals=bootstrap.intervals(metrics),
-        slices=evaluate_slices(targets, slice_of_item, ks=task.ks, bootstrap=bootstrap),
+        slices=evaluate_slices(targets, counts, ks=task.ks, bootstrap=bootstrap),
         coverage=coverage,
         protocol=_describe(task, targets) | {"interval": bootstrap.describe(), "seed": seed},
         users=pl.DataFrame(
             {"user": task.users.astype(np.int32), "num_targets": targets.num_targets} | metrics
         ),
     )
+
+
+def rank_targets(
+    model: Scorer, dataset: Dataset, *, split: Split = "test", exclude_seen: bool = True
+) -> tuple[NDArray[np.int64], TargetRanks]:
+    """Return the evaluated users [U] and the ranks of all of their targets, as `evaluate` does."""
+    context = getattr(model, "context", ContextSchema())
+    rng = np.random.default_rng(0)
+    task = _make_task(dataset, context, split, (1,), exclude_seen, None, rng)
+    return task.users, _rank_all(model, task, progress=False)[0]
 
 
 @dataclass(frozen=True)
@@ -286,7 +296,8 @@ def _describe(task: _Task, targets: TargetRanks) -> dict[str, Any]:
         "num_targets": len(targets.ranks),
         "num_seen_targets": int(np.isinf(targets.ranks).sum()),
         "slices": "head, torso, tail: items by interactions in the history part, cut where they "
-        "hold 1/3 and 2/3 of all; new: items with none there; only targets in the slice count",
+        "hold 1/3 and 2/3 of all; new: items with none there; top_tenth: the tenth of the items "
+        "there with the most interactions; rest: all others; only targets in the slice count",
         "notes": list(info.notes),
         **context,
     }

@@ -25,7 +25,8 @@ class Evaluation:
 
     metrics: name ("map", "ndcg@10", ...) -> mean over users.
     intervals: name -> [low, high]; empty where no resamples were asked for.
-    slices: "head", "torso", "tail", "new" -> items, users, targets, metrics, intervals.
+    slices: "head", "torso", "tail", "new", then "top_tenth" and "rest" -> items, users, targets,
+        metrics, intervals.
     coverage: "coverage@10" -> share of the catalogue that is in the top 10 of any user.
     protocol: all that a reader needs to compare the numbers with others.
     users: one row for each user: user (dense id), num_targets, and every metric.

@@ -3,6 +3,8 @@
 Items are taken in descending number of interactions in the history part (ties: smaller id first).
 An item belongs to the head while the items before it hold less than a third of all interactions,
 to the torso while they hold less than two thirds, and to the tail after that.
+In the same order, "top_tenth" is the first tenth of the items that occur at all, and "rest" all
+other items, new ones too (Yao et al., CIKM 2021, arXiv:2007.12865, measure popular items so).
 
 Shapes: I items, S targets of all users.
 """
@@ -19,6 +21,7 @@ from ensue.evaluation.intervals import Bootstrap
 from ensue.evaluation.metrics import TargetRanks, slice_metrics
 
 SLICES = ("head", "torso", "tail", "new")
+TENTHS = ("top_tenth", "rest")
 
 
 def popularity_slices(counts: NDArray[np.int64]) -> NDArray[np.int8]:
@@ -36,31 +39,50 @@ def popularity_slices(counts: NDArray[np.int64]) -> NDArray[np.int8]:
     return slices
 
 
+def top_tenth(counts: NDArray[np.int64]) -> NDArray[np.int8]:
+    """Return the part of each item [I + 1], as a position in TENTHS; -1 for padding.
+
+    >>> top_tenth(np.array([0, 0, 2, 5, 1])).tolist()
+    [-1, 1, 1, 0, 1]
+    """
+    parts = np.ones(len(counts), dtype=np.int8)
+    parts[0] = -1
+    order = np.argsort(-counts[1:], kind="stable") + 1
+    parts[order[: -(-int((counts[1:] > 0).sum()) // 10)]] = 0
+    return parts
+
+
 def evaluate_slices(
     targets: TargetRanks,
-    slice_of_item: NDArray[np.int8],
+    counts: NDArray[np.int64],
     *,
     ks: Sequence[int],
     bootstrap: Bootstrap,
 ) -> dict[str, dict[str, Any]]:
     """Return for each slice: numbers of items, users and targets, metrics and their intervals.
 
+    The slices are those of SLICES, then those of TENTHS.
+
     A slice counts the users with a target in it, and only those targets; ranks stay what they are
     among the whole catalogue. A slice without targets has no metrics.
 
     Args:
-        slice_of_item: [I + 1], from `popularity_slices`.
+        counts: [I + 1], interactions of each item in the history part.
     """
     results = {}
-    slice_of_target = slice_of_item[targets.items]
-    for number, name in enumerate(SLICES):
-        part = targets.restrict(slice_of_target == number)
-        metrics = slice_metrics(part, ks) if len(part.lengths) else {}
-        results[name] = {
-            "items": int((slice_of_item == number).sum()),
-            "users": len(part.lengths),
-            "targets": len(part.ranks),
-            "metrics": {metric: float(values.mean()) for metric, values in metrics.items()},
-            "intervals": bootstrap.intervals(metrics),
-        }
+    for names, slice_of_item in (
+        (SLICES, popularity_slices(counts)),
+        (TENTHS, top_tenth(counts)),
+    ):
+        slice_of_target = slice_of_item[targets.items]
+        for number, name in enumerate(names):
+            part = targets.restrict(slice_of_target == number)
+            metrics = slice_metrics(part, ks) if len(part.lengths) else {}
+            results[name] = {
+                "items": int((slice_of_item == number).sum()),
+                "users": len(part.lengths),
+                "targets": len(part.ranks),
+                "metrics": {metric: float(values.mean()) for metric, values in metrics.items()},
+                "intervals": bootstrap.intervals(metrics),
+            }
     return results

@@ -7,6 +7,7 @@ from typing import Any
 
 from ensue.config import Config
 from ensue.data.context import ContextSchema
+from ensue.data.feature_schema import FeatureSchema
 from ensue.errors import UsageError, did_you_mean
 from ensue.models.base import FittedModel, Model
 from ensue.models.baselines.bpr import BPR
@@ -15,6 +16,7 @@ from ensue.models.baselines.item_knn import ItemKNN
 from ensue.models.baselines.markov import Markov
 from ensue.models.baselines.popularity import Popularity
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval
+from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.sequential.caser import Caser
 from ensue.models.sequential.gru4rec import GRU4Rec
 from ensue.models.sequential.m3 import M3
@@ -57,6 +59,12 @@ _SASREC_SCHEDULE: dict[str, Any] = {
     "warmup_steps": 200,
     "metric": "ndcg@10",
     "patience": None,
+}
+
+_TWO_TOWER_DEFAULTS: dict[str, Any] = {
+    "learning_rate": 0.005,
+    "weight_decay": 0.0,
+    "batch_size": 1024,
 }
 
 METHODS: dict[str, Method] = {
@@ -143,6 +151,28 @@ METHODS: dict[str, Method] = {
             "dropout": Range(0.0, 0.5),
         },
     ),
+    "two_tower": Method(
+        TwoTower,
+        presets={
+            "ssl": {"ssl": "cfm"},
+            # Of Yao et al. for Wikipedia: millions of steps on hundreds of millions of pairs.
+            "paper": {
+                "ssl": "cfm",
+                "dim": 128,
+                "hidden": [1024],
+                "logq": "none",
+                "hits": "keep",
+                "optimizer": "adagrad",
+                "learning_rate": 0.01,
+            },
+        },
+        defaults=_TWO_TOWER_DEFAULTS,
+        space={
+            "learning_rate": Range(0.001, 0.02, log=True),
+            "temperature": Range(0.03, 0.3, log=True),
+            "dim": Range(32, 128, log=True),
+        },
+    ),
     "bpr": Method(BPR, space={**_TRAINING_SPACE, "dim": Range(16, 256, log=True)}),
     "popularity": Method(Popularity),
     "item_knn": Method(
@@ -186,15 +216,24 @@ def get_preset(model: str, preset: str | None) -> dict[str, Any]:
 
 
 def build_model(
-    name: str, config: Config, *, num_users: int, num_items: int, context: ContextSchema
+    name: str,
+    config: Config,
+    *,
+    num_users: int,
+    num_items: int,
+    context: ContextSchema,
+    features: FeatureSchema | None = None,
 ) -> Model:
     """Return a new model of the method called `name`.
 
     Args:
         context: what the context columns hold that the config names; only models that read any
             take it.
+        features: the features of items and users that it reads; likewise.
     """
     facts: dict[str, Any] = {"num_users": num_users, "num_items": num_items}
     if not context.is_empty:
         facts["context"] = context
+    if features is not None and not features.is_empty:
+        facts["features"] = features
     return get_method(name).model(config, **facts)

@@ -269,3 +269,40 @@ def candidate_bce_backward(  # type: ignore[no-untyped-def]
             grad_bias[ids[b, c]] += weight
             for d in range(query.shape[0]):
                 row_grad[d] += weight * query[d]
+
+
+@_compile
+def bag_sum(ids, offsets, weights, table, out):  # type: ignore[no-untyped-def]
+    """out[b] = sum of weights[s] * table[ids[s]] over offsets[b] <= s < offsets[b + 1]."""
+    for b in range(len(out)):
+        own = out[b]
+        own[:] = 0
+        for s in range(offsets[b], offsets[b + 1]):
+            row, weight = table[ids[s]], weights[s]
+            for d in range(row.shape[0]):
+                own[d] += weight * row[d]
+
+
+@_compile
+def bag_sum_backward(grad, ids, offsets, weights, grad_table):  # type: ignore[no-untyped-def]
+    """Add to grad_table [V, D] what grad [B, D] of the sums of the bags gives."""
+    for b in range(len(grad)):
+        own = grad[b]
+        for s in range(offsets[b], offsets[b + 1]):
+            row, weight = grad_table[ids[s]], weights[s]
+            for d in range(row.shape[0]):
+                row[d] += weight * own[d]
+
+
+@_compile
+def adagrad_rows(table, grad, total, rate, eps):  # type: ignore[no-untyped-def]
+    """Take a step of Adagrad in the rows of table [V, D] whose gradient is not zero."""
+    for v in range(len(table)):
+        own, row, sums = grad[v], table[v], total[v]
+        is_touched = False
+        for d in range(own.shape[0]):
+            is_touched |= own[d] != 0
+        if is_touched:
+            for d in range(own.shape[0]):
+                sums[d] += own[d] * own[d]
+                row[d] -= rate * own[d] / (np.sqrt(sums[d]) + eps)

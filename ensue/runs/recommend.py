@@ -7,8 +7,8 @@ item id, as in evaluation. Shapes: B requests, I items, C context columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ensue.data.context import ContextEncoder, ContextSchema, take_rows
+from ensue.data.features import FeatureTable
 from ensue.data.histories import Histories, HistoryBatch
 from ensue.data.ids import IdMap
 from ensue.errors import RunError, UsageError
@@ -25,6 +26,8 @@ from ensue.indexes.vectors import model_queries
 from ensue.models.base import Model
 from ensue.runs.retrieve import retrieve
 from ensue.runs.top_items import top_items
+
+EncodeFeatures = Callable[[Sequence[Mapping[str, Any]]], tuple[FeatureTable, list[str]]]
 
 BLOCK_BYTES = 64 << 20  # scores held at a time
 MAX_REQUESTS = 256  # answered at a time
@@ -41,8 +44,8 @@ class Recommendation:
     user: the raw user id; None where a history was given.
     is_known: whether the user was in the training data.
     unknown_items: items of the given history that are not in the catalogue and were left out.
-    unknown_context: values of the given context that the model does not know, as "name=value"; it
-        took them for missing.
+    unknown_context: values of the given context and features that the model does not know, as
+        "name=value"; it took them for missing.
     """
 
     items: list[str]
@@ -70,6 +73,7 @@ class _Request:
 
     event_context: [n, C] of the n items.
     context: [C] of the request.
+    features: of the user, in place of what the model stores; None is what it stores.
     """
 
     user: int
@@ -79,6 +83,7 @@ class _Request:
     event_context: NDArray[np.float64]
     context: NDArray[np.float64]
     unknown_context: list[str]
+    features: Mapping[str, Any] | None = None
 
 
 class Recommender:
@@ -86,6 +91,7 @@ class Recommender:
 
     Args:
         encoder: of context as it is given; None is for models that read none.
+        encode_features: returns the features of users given as rows, and unknown values.
     """
 
     def __init__(
@@ -95,10 +101,12 @@ class Recommender:
         item_ids: IdMap,
         histories: Histories,
         encoder: ContextEncoder | None = None,
+        encode_features: EncodeFeatures | None = None,
     ) -> None:
         self.model = model
         self.user_ids, self.item_ids, self.histories = user_ids, item_ids, histories
         self.encoder = encoder or ContextEncoder(ContextSchema(), {})
+        self._encode_features = encode_features
 
     def recommend(
         self,
@@ -106,6 +114,7 @@ class Recommender:
         users: Sequence[str | int] | None = None,
         histories: Sequence[Sequence[str | int]] | None = None,
         context: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        features: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         k: int = 10,
         exclude_seen: bool = True,
         allow: Iterable[str | int] | None = None,
@@ -121,6 +130,8 @@ class Recommender:
             context: of the requests, by the names in context_out: one for all, or one for each.
                 What it leaves out is missing; values that the log does not have are too, and are
                 reported.
+            features: of the users, by name, in place of what the run stores of them: one for all
+                requests, or one for each. Alone they are one request with an empty history.
             k: at most this many items; fewer where the catalogue or the lists leave fewer.
             exclude_seen: leave out items of the history.
             allow: recommend these items only; items not in the catalogue are ignored.
@@ -130,8 +141,11 @@ class Recommender:
                 answered by scoring all of them.
 
         Raises:
-            UsageError: no request, k < 1, or the context does not fit the requests or the model.
+            UsageError: no request, k < 1, or the context or the features do not fit the requests
+                or the model.
         """
+        if users is None and histories is None and features is not None:
+            histories = [[]] * (1 if isinstance(features, Mapping) else len(features))
         if users is None and histories is None:
             raise UsageError("recommend needs users or histories; got neither.")
         if k < 1:
@@ -140,11 +154,14 @@ class Recommender:
             if isinstance(value, str):
                 raise UsageError(f"{name} must be a list; got the string {value!r}.")
         users, histories = users or [], histories or []
-        contexts = _one_for_each(context, len(users) + len(histories))
+        contexts = _one_for_each("context", context, len(users) + len(histories))
         requests = [
             *self._of_users(users, contexts[: len(users)]),
             *self._of_histories(histories, contexts[len(users) :]),
         ]
+        if features is not None:
+            given = _one_for_each("features", features, len(requests))
+            requests = [replace(r, features=f) for r, f in zip(requests, given, strict=True)]
         hidden = self._hidden(allow, deny)
         if index is not None:
             return self._ask(index, requests, k, exclude_seen, hidden)
@@ -286,6 +303,11 @@ class Recommender:
             pairs = zip(requests, first, strict=True)
             context["event_context"] = [r.event_context[start:] for r, start in pairs]
             context["request_context"] = [r.context for r in requests]
+        if self._encode_features and requests[0].features is not None:
+            rows = [r.features or {} for r in requests]
+            context["user_features"], unknown = self._encode_features(rows)
+            for request in requests:
+                request.unknown_context.extend(unknown)
         return HistoryBatch.from_lists(read, users=[r.user for r in requests], **context)
 
     def _select(
@@ -334,18 +356,18 @@ def _tell(request: _Request, items: list[str], scores: list[float]) -> Recommend
 
 
 def _one_for_each(
-    context: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, num_requests: int
+    name: str, context: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, num_requests: int
 ) -> Sequence[Mapping[str, Any]]:
-    """Return the context of each request."""
+    """Return the context, or what else `name` says, of each request."""
     if context is None or isinstance(context, Mapping):
         return [context or {}] * num_requests
     if isinstance(context, str) or not all(isinstance(values, Mapping) for values in context):
         raise UsageError(
-            f"context must map names to values, as in {{'page': 'home'}}; got {context!r}."
+            f"{name} must map names to values, as in {{'page': 'home'}}; got {context!r}."
         )
     if len(context) != num_requests:
         raise UsageError(
-            f"context must be one for all requests or one for each of {num_requests}; "
+            f"{name} must be one for all requests or one for each of {num_requests}; "
             f"got {len(context)}."
         )
     return context

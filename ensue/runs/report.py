@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from ensue.evaluation.gates import measure_context_gates, measure_gates
-from ensue.evaluation.slices import SLICES
+from ensue.evaluation.slices import SLICES, TENTHS
 from ensue.files import atomic_file
 from ensue.models.sequential.m3 import M3
 from ensue.runs.explain_page import diagnostics_section
+from ensue.runs.features_page import features_section, measure_information
 from ensue.runs.page import (
     Mean,
     Tile,
@@ -61,6 +62,7 @@ def build_html(
     gates: Sequence[Mapping[str, Any]] = (),
     context_gates: Sequence[Mapping[str, Any]] = (),
     paths: Mapping[str, Any] | None = None,
+    information: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the report as HTML text.
 
@@ -71,6 +73,7 @@ def build_html(
         gates: by history length, as `GateSlice.to_dict`; empty for a model without gates.
         context_gates: by values of context, as `ContextGates.to_dict`.
         paths: what `measure_paths` returns; None for a model without paths.
+        information: of the features of items, from `measure_information`.
 
     Raises:
         ExtraError: matplotlib is not installed.
@@ -86,6 +89,7 @@ def build_html(
             _slices(evaluations),
             _gates(gates, context_gates),
             paths_section(paths, log) if paths else "",
+            features_section(information or {}),
             _distillation(info),
             _examples(examples),
             _protocol(evaluations),
@@ -104,8 +108,16 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
     path = run.path / "report.html" if out is None else Path(out)
     evaluations = {split: stored.to_dict() for split, stored in run.evaluations().items()}
     gates, context_gates = _measure_gates(run)
-    examples, paths = make_examples(run), measure_paths(run)
-    html = build_html(run.info, run.log(), evaluations, examples, gates, context_gates, paths)
+    html = build_html(
+        run.info,
+        run.log(),
+        evaluations,
+        make_examples(run),
+        gates,
+        context_gates,
+        measure_paths(run),
+        measure_information(run.model),
+    )
     with atomic_file(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     return path
@@ -248,6 +260,7 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
             for name, value in zip(names, values, strict=True)
         ],
     )
+    shown = [*names, *(name for name in TENTHS if slices.get(name, {}).get("metrics"))]
     rows = table(
         ["", "items", "users", "targets", *metrics],
         [
@@ -256,12 +269,13 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
                 Mean(slices[name]["metrics"].get(metric), _interval(slices[name], metric))
                 for metric in metrics
             ]
-            for name in names
+            for name in shown
         ],
     )
     explanation = (
         "<p>Items by how often they occur in the histories: head, torso and tail each hold about a "
-        "third of the interactions; new items do not occur there at all.</p>"
+        "third of the interactions; new items do not occur there at all. The top tenth is the "
+        "tenth of the items that occur there with the most interactions, the rest all others.</p>"
     )
     return section(
         "Popular and rare items",

@@ -10,6 +10,8 @@ RUN/items.arrow           raw_id and item columns
 RUN/histories.arrow       item: all interactions, by user, oldest first; and the context columns
                           that the model reads
 RUN/context_NAME.arrow    raw_id: the values of a categorical context column, in the order of codes
+RUN/item_features.json    how features of items are read, where the model reads any;
+                          user_features.json likewise
 RUN/log.jsonl             one line an epoch
 RUN/checkpoints/          to resume from
 RUN/evaluation/           what `ensue evaluate` found
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +34,7 @@ from ensue.config import make_config
 from ensue.data.arrow_file import ColumnFile, read_columns
 from ensue.data.context import ContextEncoder, ContextSchema
 from ensue.data.dataset import Dataset
+from ensue.data.feature_schema import FeatureSchema
 from ensue.data.histories import Histories
 from ensue.data.ids import IdMap
 from ensue.errors import RunError, UsageError
@@ -42,6 +45,7 @@ from ensue.indexes.base import Index
 from ensue.indexes.store import MARKER, build_index, hash_file, load_index
 from ensue.models.base import Model
 from ensue.models.table import build_model, get_method
+from ensue.runs.features import add_items, encode_features, save_encoders, similar_items
 from ensue.runs.follow import Follower
 from ensue.runs.recommend import Recommendation, Recommender
 from ensue.training.checkpoints import load_tensors, save_tensors
@@ -83,6 +87,7 @@ class Run:
             num_users=counts["users"],
             num_items=counts["items"],
             context=ContextSchema.from_dict(self.info.get("context", {})),
+            features=FeatureSchema.from_dict(self.info.get("features", {})),
         )
         weights, _ = load_tensors(self.path / "model.safetensors")
         try:
@@ -124,6 +129,7 @@ class Run:
             IdMap(self.item_table["raw_id"]),
             histories,
             ContextEncoder(context, self.context_values),
+            partial(encode_features, self, "users"),
         )
 
     @cached_property
@@ -141,6 +147,7 @@ class Run:
         users: Sequence[str | int] | None = None,
         histories: Sequence[Sequence[str | int]] | None = None,
         context: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        features: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         k: int = 10,
         exclude_seen: bool = True,
         allow: Iterable[str | int] | None = None,
@@ -158,6 +165,7 @@ class Run:
             users=users,
             histories=histories,
             context=context,
+            features=features,
             k=k,
             exclude_seen=exclude_seen,
             allow=allow,
@@ -228,6 +236,21 @@ class Run:
         if path not in self._indexes:
             self._indexes[path] = self.index(name)
         return self._indexes[path]
+
+    def similar(self, item: str | int, *, k: int = 10) -> Recommendation:
+        """Return the k items most like an item; see `ensue.runs.features.similar_items`."""
+        return similar_items(self, item, k=k)
+
+    def add_items(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        out: str | Path,
+        id_column: str | None = None,
+        overwrite: bool = False,
+    ) -> Run:
+        """Return a run with further items, at `out`; see `ensue.runs.features.add_items`."""
+        return add_items(self, rows, out=out, id_column=id_column, overwrite=overwrite)
 
     def follow(self, user: str | int | None = None) -> Follower:
         """Return a follower of one history: events are added as they happen, answers at any time.
@@ -318,6 +341,11 @@ def save_run(path: Path, model: Model, dataset: Dataset, info: dict[str, Any]) -
         dtypes = {name: values.dtype for name, values in columns.items()}
         with ColumnFile(temporary, dtypes, num_rows=dataset.num_interactions) as file:
             file.write(columns, first_row=0)
-    context = {} if model.context.is_empty else {"context": model.context.to_dict()}
-    write_json(path / "run.json", {"format": FORMAT, **info, **context})
+    columns_read: dict[str, Any] = {}
+    if not model.context.is_empty:
+        columns_read["context"] = model.context.to_dict()
+    if not model.features.is_empty:
+        columns_read["features"] = model.features.to_dict()
+        save_encoders(path, model.features, dataset)
+    write_json(path / "run.json", {"format": FORMAT, **info, **columns_read})
     return Run(path)

@@ -7,7 +7,6 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +16,13 @@ import torch
 from ensue.config import Config, ConfigT, make_config
 from ensue.data.context import ContextSchema
 from ensue.data.dataset import Dataset
+from ensue.data.feature_schema import EMPTY, FeatureSchema, select_columns
 from ensue.errors import ConfigError, DataError, UsageError, did_you_mean
 from ensue.evaluation.evaluator import evaluate
 from ensue.evaluation.metrics import FORMULAS
 from ensue.models.base import FittedModel, Model
+from ensue.models.retrieval.two_tower import TwoTower
+from ensue.models.retrieval.two_tower_config import TowerConfig
 from ensue.models.sequence import ContextConfig
 from ensue.models.table import build_model, get_method, get_preset
 from ensue.runs.output import open_output
@@ -238,18 +240,28 @@ def _train(
 
 
 def _model_maker(name: str, config: Config, dataset: Dataset) -> Callable[[], Model]:
-    """Return what makes a new model; the context columns that the config names are found here."""
-    context = ContextSchema()
+    """Return what makes a new model; the columns that the config names are found here."""
+    context, items, users = ContextSchema(), EMPTY, EMPTY
     if isinstance(config, ContextConfig):
         context = dataset.context_schema(config.context_in, config.context_out)
-    return partial(
-        build_model,
-        name,
-        config,
-        num_users=dataset.num_users,
-        num_items=dataset.num_items,
-        context=context,
-    )
+    if isinstance(config, TowerConfig):
+        items = select_columns(dataset.item_features, config.item_features, setting="item_features")
+        users = select_columns(dataset.user_features, config.user_features, setting="user_features")
+
+    def make() -> Model:
+        model = build_model(
+            name,
+            config,
+            num_users=dataset.num_users,
+            num_items=dataset.num_items,
+            context=context,
+            features=FeatureSchema(items.columns, users.columns),
+        )
+        if isinstance(model, TwoTower):
+            model.fill_features_(items, users)
+        return model
+
+    return make
 
 
 def _make_validate(dataset: Dataset, fit: Fit) -> Validate | None:

@@ -21,6 +21,7 @@ from torch import nn
 
 from ensue.errors import ConfigError, RunError
 from ensue.models.base import Model
+from ensue.optim.adagrad import Adagrad
 from ensue.optim.lazy_adam import LazyAdam
 from ensue.progress import Advance, track
 from ensue.training.checkpoints import (
@@ -284,6 +285,8 @@ def make_optimizer(model: Model, config: TrainingConfig) -> torch.optim.Optimize
     parameters = list(model.parameters())
     if config.optimizer == "lazy_adam":
         return LazyAdam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    if config.optimizer == "adagrad":
+        return Adagrad(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     return torch.optim.Adam(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )

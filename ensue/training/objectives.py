@@ -21,11 +21,13 @@ from ensue.losses.reduce import masked_mean
 from ensue.models.base import Model
 from ensue.models.baselines.bpr import BPR
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval
+from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.caser import Caser
 from ensue.training.next_item import NextItemObjective
 from ensue.training.objective import Batch, ExampleObjective, Objective, QueryObjective
 from ensue.training.paths import PathObjective
+from ensue.training.two_tower import TwoTowerObjective
 
 
 class WindowObjective(ExampleObjective, QueryObjective):
@@ -116,4 +118,6 @@ def make_objective(model: Model, histories: Histories, *, batch_size: int, seed:
         return PathObjective(model, histories, batch_size=batch_size, seed=seed)
     if isinstance(model, SequenceModel):
         return NextItemObjective(model, histories, batch_size=batch_size, seed=seed)
+    if isinstance(model, TwoTower):
+        return TwoTowerObjective(model, histories, batch_size=batch_size, seed=seed)
     raise TypeError(f"{type(model).__name__} has no objective")

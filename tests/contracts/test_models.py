@@ -22,6 +22,8 @@ from ensue.models.baselines.item_knn import ItemKNN, ItemKNNConfig
 from ensue.models.baselines.markov import Markov, MarkovConfig
 from ensue.models.baselines.popularity import Popularity, PopularityConfig
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
+from ensue.models.retrieval.two_tower import TwoTower
+from ensue.models.retrieval.two_tower_config import TwoTowerConfig
 from ensue.models.sequential.caser import Caser, CaserConfig
 from ensue.models.sequential.gru4rec import GRU4Rec, GRU4RecConfig
 from ensue.models.sequential.m3 import M3, M3Config
@@ -128,6 +130,14 @@ def m3c(data: Histories, num_users: int, num_items: int) -> Model:
     return m3(data, num_users, num_items, **settings)
 
 
+def two_tower(data: Histories, num_users: int, num_items: int) -> Model:
+    """From item to item: the ring is a matter of the last one."""
+    torch.manual_seed(0)
+    config = TwoTowerConfig(dim=16, id_dim=16, max_len=1, share_tables=False, temperature=0.1)
+    model = TwoTower(config, num_users=num_users, num_items=num_items)
+    return trained(model, data, epochs=8, batch_size=256, learning_rate=0.01)
+
+
 CASES = [
     ModelCase("caser", caser),
     ModelCase("sasrec", sasrec),
@@ -135,6 +145,7 @@ CASES = [
     ModelCase("deep-retrieval", deep_retrieval),
     ModelCase("m3", m3),
     ModelCase("m3c", m3c),
+    ModelCase("two-tower", two_tower),
     ModelCase("bpr", bpr),
     ModelCase("popularity", popularity, personalized=False),
     ModelCase("markov", markov),

@@ -119,12 +119,16 @@ def test_slices_by_hand(tiny: Dataset) -> None:
         "torso": 1,
         "tail": 2,
         "new": 2,
+        "top_tenth": 1,  # of the four that occur
+        "rest": 5,
     }
     assert {name: slices[name]["targets"] for name in slices} == {
         "head": 1,
         "torso": 0,
         "tail": 1,
         "new": 2,
+        "top_tenth": 1,
+        "rest": 3,
     }
     assert slices["head"]["metrics"]["map"] == 1 / 2  # user 3, item 1 at rank 2
     assert slices["head"]["metrics"]["recall@2"] == 1.0

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ensue.evaluation.slices import SLICES, popularity_slices
+from ensue.evaluation.slices import SLICES, TENTHS, popularity_slices, top_tenth
 
 
 def names(counts: list[int]) -> list[str]:
@@ -49,3 +49,13 @@ def test_head_and_torso_end_as_soon_as_they_hold_their_share(counts: list[int]) 
             expected = "tail"
         assert slices[item] == expected
         before += counts[item]
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=60))
+def test_the_top_tenth_holds_no_item_that_another_one_beats(counts: list[int]) -> None:
+    parts = [TENTHS[part] for part in top_tenth(np.array([0, *counts]))[1:]]
+    top = [n for n, part in enumerate(parts) if part == "top_tenth"]
+    occurring = sum(count > 0 for count in counts)
+    assert len(top) == -(-occurring // 10)
+    rest = [count for count, part in zip(counts, parts, strict=True) if part == "rest"]
+    assert all(counts[n] >= max(rest, default=0) for n in top)

@@ -1,0 +1,77 @@
+"""Adagrad that passes over the rows without a gradient.
+
+Duchi et al., "Adaptive Subgradient Methods", JMLR 2011. Without weight decay a row whose gradient
+is zero would not move anyway, so the numbers are those of `torch.optim.Adagrad`, and only touched
+rows are written. Weight decay is L2 added to the gradient (coupled), of the touched rows alone.
+Shapes: V table rows, R touched rows, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ensue.nn import cpu_kernels as kernels
+
+
+class Adagrad(torch.optim.Optimizer):
+    """Row-wise lazy Adagrad; the rows of a parameter are its slices along the first axis.
+
+    Args:
+        initial: value that the sums of squares begin with.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        *,
+        lr: float = 0.01,
+        eps: float = 1e-10,
+        initial: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        if lr <= 0.0:
+            raise ValueError(f"Adagrad needs lr > 0; got {lr}")
+        if initial < 0.0:
+            raise ValueError(f"Adagrad needs initial >= 0; got {initial}")
+        defaults = {"lr": lr, "eps": eps, "initial": initial, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                state = self.state[parameter]
+                if not state:
+                    state["sum"] = torch.full_like(parameter, group["initial"])
+                shape = (len(parameter), -1) if parameter.dim() else (1, 1)
+                update_rows_(
+                    parameter.view(shape),
+                    parameter.grad.reshape(shape),
+                    state["sum"].view(shape),
+                    rate=group["lr"],
+                    eps=group["eps"],
+                    decay=group["weight_decay"],
+                )
+        return loss
+
+
+def update_rows_(
+    table: Tensor, grad: Tensor, total: Tensor, *, rate: float, eps: float, decay: float
+) -> None:
+    """Update table and total [V, D] in the rows where grad [V, D] is not zero."""
+    with torch.enable_grad():  # the kernels run where gradients are taken
+        use_kernels = decay == 0 and kernels.can_run(table, grad, total)
+    if use_kernels and table.is_contiguous():
+        kernels.adagrad_rows(*kernels.arrays(table, grad, total), np.float32(rate), np.float32(eps))
+        return
+    rows = (grad != 0).any(dim=1).nonzero().squeeze(1)
+    own = grad[rows] + decay * table[rows]
+    sums = total[rows].addcmul_(own, own)
+    total[rows] = sums
+    table[rows] -= rate * own / (sums.sqrt() + eps)
