@@ -88,7 +88,9 @@ def _benchmark(
     from ensue.cli.output import print_json, print_table, print_text
     from ensue.runs.index_benchmark import BATCHES, benchmark_indexes
 
-    options = {name: value for name, value in (("num_queries", queries), ("k", k)) if value}
+    options = {
+        name: value for name, value in (("num_queries", queries), ("k", k)) if value is not None
+    }
     found = benchmark_indexes(run, kinds, out=output, progress=True, **options)
     if as_json:
         print_json(found.to_dict())

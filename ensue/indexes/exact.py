@@ -7,8 +7,6 @@ Shapes: B queries, D width, I items, k answers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
@@ -31,17 +29,12 @@ class ExactConfig(Config):
     memory_bytes: int = Field(default=64 << 20, ge=1 << 16)
 
 
-@dataclass(frozen=True)
 class ExactIndex:
     """The items themselves."""
 
-    items: ItemVectors
-    config: ExactConfig = field(default_factory=ExactConfig)
-
-    @property
-    def num_items(self) -> int:
-        """Number of items I."""
-        return len(self.items.rows)
+    def __init__(self, items: ItemVectors, config: ExactConfig | None = None) -> None:
+        self.items, self.config = items, config or ExactConfig()
+        self.num_items = len(items.rows)
 
     def search(
         self, queries: NDArray[np.float32], k: int

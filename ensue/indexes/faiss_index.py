@@ -29,11 +29,7 @@ class FaissIndex(ABC):
 
     def __init__(self, index: Any, *, has_bias: bool) -> None:
         self._index, self._has_bias = index, has_bias
-
-    @property
-    def num_items(self) -> int:
-        """Number of items I."""
-        return int(self._index.ntotal)
+        self.num_items = int(index.ntotal)
 
     def search(
         self, queries: NDArray[np.float32], k: int

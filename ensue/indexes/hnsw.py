@@ -12,7 +12,13 @@ from typing import Any
 from pydantic import Field
 
 from ensue.config import Config
-from ensue.indexes.faiss_index import FaissIndex, check_knob, read_index, vectors_for_faiss
+from ensue.indexes.faiss_index import (
+    FaissIndex,
+    check_knob,
+    import_faiss,
+    read_index,
+    vectors_for_faiss,
+)
 
 
 class HNSWConfig(Config):
@@ -51,6 +57,4 @@ class HNSWIndex(FaissIndex):
         return cls(index, has_bias=has_bias, ef_search=config.ef_search)
 
     def _parameters(self) -> Any:
-        import faiss
-
-        return faiss.SearchParametersHNSW(efSearch=check_knob("ef_search", self.ef_search))
+        return import_faiss().SearchParametersHNSW(efSearch=check_knob("ef_search", self.ef_search))

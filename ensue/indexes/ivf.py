@@ -13,7 +13,13 @@ from pydantic import Field
 
 from ensue.config import Config
 from ensue.errors import ConfigError
-from ensue.indexes.faiss_index import FaissIndex, check_knob, read_index, vectors_for_faiss
+from ensue.indexes.faiss_index import (
+    FaissIndex,
+    check_knob,
+    import_faiss,
+    read_index,
+    vectors_for_faiss,
+)
 
 ITEMS_OF_A_LIST = 39  # the fewest for which FAISS calls a center well founded
 
@@ -67,6 +73,4 @@ class IVFIndex(FaissIndex):
         return cls(index, has_bias=has_bias, nprobe=config.nprobe)
 
     def _parameters(self) -> Any:
-        import faiss
-
-        return faiss.SearchParametersIVF(nprobe=check_knob("nprobe", self.nprobe))
+        return import_faiss().SearchParametersIVF(nprobe=check_knob("nprobe", self.nprobe))

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import extending, njit, types
 from numpy.typing import NDArray
+
+_intrinsic: Any = extending.intrinsic  # its type hides that numba passes the first argument
 
 LANES = 32  # scores compared at a time, one bit each
 MIN_SPARE, MAX_SPARE = 64, 4096  # room beyond k
@@ -57,8 +58,8 @@ class Selection:
         return ids, scores
 
 
-@intrinsic
-def _above(typing_context: Any, scores: Any, start: Any, threshold: Any) -> Any:
+@_intrinsic
+def _above(typing_context, scores, start, threshold):  # type: ignore[no-untyped-def]
     """Return a mask of the flat scores[start : start + LANES] above the threshold, first bit first.
 
     Written in LLVM's vectors: numba makes no bit masks of comparisons.
@@ -81,8 +82,8 @@ def _above(typing_context: Any, scores: Any, start: Any, threshold: Any) -> Any:
     return signature, generate
 
 
-@intrinsic
-def _lowest_bit(typing_context: Any, mask: Any) -> Any:
+@_intrinsic
+def _lowest_bit(typing_context, mask):  # type: ignore[no-untyped-def]
     """Return the place of the lowest bit of a mask that is not 0."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -91,8 +92,8 @@ def _lowest_bit(typing_context: Any, mask: Any) -> Any:
     return types.uint32(types.uint32), generate
 
 
-@intrinsic
-def _bits_of(typing_context: Any, score: Any) -> Any:
+@_intrinsic
+def _bits_of(typing_context, score):  # type: ignore[no-untyped-def]
     """Return the bits of a float32 as a whole number."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -101,8 +102,8 @@ def _bits_of(typing_context: Any, score: Any) -> Any:
     return types.uint32(types.float32), generate
 
 
-@intrinsic
-def _float_of(typing_context: Any, bits: Any) -> Any:
+@_intrinsic
+def _float_of(typing_context, bits):  # type: ignore[no-untyped-def]
     """Return the float32 that has these bits."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

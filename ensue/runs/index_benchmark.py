@@ -104,8 +104,9 @@ def benchmark_indexes(
     folder = opened.path / "indexes"
     if kinds is None:
         kinds = [name for name in KINDS if (folder / name / "index.json").is_file()]
-    for kind in {"exact": None, **dict.fromkeys(kinds)}:
+    for kind in kinds:
         get_kind(kind)
+    for kind in {"exact", *kinds}:
         if not (folder / kind / "index.json").is_file():
             opened.build_index(kind)
     kinds = [name for name in KINDS if name in {"exact", *kinds}]

@@ -45,7 +45,7 @@ def retrieve(
     own = [items[~hidden[items]] for items in map(np.unique, seen)]
     wanted = [min(k, num_visible - len(items)) for items in own]
     pending: dict[int, list[int]] = {}  # how many items to ask for -> rows
-    for row in np.flatnonzero(queries.any(axis=1)):
+    for row in np.flatnonzero(queries.any(axis=1)).tolist():
         width = -(-(wanted[row] + len(own[row])) * num_items // num_visible)
         pending.setdefault(_step(width, num_items), []).append(row)
     while pending:
