@@ -112,6 +112,10 @@ class TwoTower(Model):
         """A bias of the items' scores, which this model has not."""
         return None
 
+    def item_table(self) -> tuple[Tensor, None]:
+        """Return what queries are matched with: the vectors of the items, and no biases."""
+        return self.item_vectors, None
+
     def item_input(self, items: Tensor, *, feature_dropout: float = 0.0) -> Tensor:
         """Return what the item tower reads of items [n], [n, D_i].
 
