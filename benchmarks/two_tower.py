@@ -116,7 +116,9 @@ def main() -> int:
             rows += measure(name, dataset, folder / name, arguments)
             print(to_table(rows), flush=True)
     if rows:
-        title = "two_tower" if arguments.share == 1 else f"two_tower_{arguments.share:g}"
+        share = "" if arguments.share == 1 else f"{arguments.share:g}"
+        part = "" if arguments.split == "test" else arguments.split
+        title = "_".join(filter(None, ["two_tower", share, part]))
         config = {n: v for n, v in vars(arguments).items() if n != "runs"}
         print(write_report(title, config, rows))
     return 0
