@@ -45,7 +45,7 @@ PUBLISHED = {
     "hybrid": 0.0969,
 }
 WEIGHTINGS = ("uniform", "position", "discrepancy", "hybrid")
-ML_1M: dict[str, Any] = {"preset": "ml-1m", "precision": "bfloat16", "fit": "train+validation"}
+ML_1M: dict[str, Any] = {"preset": "ml-1m", "fit": "train+validation"}
 COST_EPOCHS = 3
 
 
@@ -56,6 +56,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, help="in place of the preset's")
     parser.add_argument("--only", nargs="+", choices=WEIGHTINGS, help="some weightings of gowalla")
+    parser.add_argument(
+        "--precision",
+        choices=["bfloat16", "float32"],
+        default="bfloat16",
+        help="of ml-1m and cost; bfloat16 is slow on a processor without instructions for it",
+    )
     parser.add_argument("--runs", type=Path, help="folder that keeps the runs, not of cost")
     arguments = parser.parse_args()
     if arguments.runs and arguments.kind == "cost":
@@ -67,7 +73,7 @@ def main() -> int:
     run = {"gowalla": gowalla, "ml-1m": ml_1m, "cost": cost}[arguments.kind]
     with tempfile.TemporaryDirectory() as temporary:
         # Runs of other settings are others: a finished one is taken as it is.
-        own = f"{arguments.kind}-{arguments.epochs or 'preset'}"
+        own = f"{arguments.kind}-{arguments.epochs or 'preset'}-{arguments.precision}"
         folder = arguments.runs / own if arguments.runs else Path(temporary)
         rows = run(folder, arguments)
     print(to_table(rows))
@@ -156,7 +162,8 @@ def ml_1m(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     source = sasrec.SHARED / sasrec.FILES["ml-1m"]
     prepare = partial(ensue.prepare, source, split="leave-one-out")
     dataset = _prepared(folder / "dataset", prepare)
-    settings = {**ML_1M, **({"epochs": arguments.epochs} if arguments.epochs else {})}
+    settings = {**ML_1M, "precision": arguments.precision}
+    settings |= {"epochs": arguments.epochs} if arguments.epochs else {}
     train = partial(ensue.train, "sasrec", dataset, **settings)
     teacher = _once(folder / "teacher", partial(train, dim=128))
     runs: dict[str, list[Run]] = {"teacher": [teacher]}
@@ -197,7 +204,7 @@ def cost(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the time of the answers, and of an epoch with a teacher over that without."""
     source = sasrec.SHARED / sasrec.FILES["ml-1m"]
     dataset = ensue.prepare(source, folder / "ml-1m", split="leave-one-out")
-    settings = {**ML_1M, "epochs": 1}
+    settings = {**ML_1M, "epochs": 1, "precision": arguments.precision}
     teacher = ensue.train("sasrec", dataset, out=folder / "teacher", dim=128, **settings)
     rows = []
     ways: dict[str, dict[str, Any]] = {"rd": {}, "kd-topk": {"num_kept": 10}}

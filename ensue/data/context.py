@@ -105,6 +105,8 @@ class ContextEncoder:
         whose: str,
         setting: str,
     ) -> tuple[NDArray[np.float64], list[str]]:
+        if not columns and not values:
+            return np.empty(0), []
         names = [column.name for column in columns]
         for name in values:
             if name not in names:

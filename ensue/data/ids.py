@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+FEW = 64  # ids that are quicker looked up one by one
+
 
 class IdMap:
     """A bijection between raw ids and 1..n, in the order in which the raw ids are given.
@@ -34,7 +36,11 @@ class IdMap:
 
     def to_raw(self, dense_ids: Sequence[int] | NDArray[np.integer]) -> list[str]:
         """Return the raw ids of dense ids 1..n."""
-        return self.raw.gather(np.asarray(dense_ids, dtype=np.int64) - 1).to_list()
+        rows = np.asarray(dense_ids, dtype=np.int64) - 1
+        if len(rows) < FEW:
+            raw = self.raw
+            return [raw[row] for row in rows.tolist()]
+        return self.raw.gather(rows).to_list()
 
     @classmethod
     def read(cls, path: str | Path) -> IdMap:

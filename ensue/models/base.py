@@ -40,7 +40,7 @@ class Model(nn.Module, ABC):
 
     @abstractmethod
     def score(self, batch: HistoryBatch) -> Tensor:
-        """Return scores [B, I + 1]; column 0 (padding) has no meaning."""
+        """Return scores [B, I + 1], the caller's to write to; column 0 (padding) has no meaning."""
 
 
 class FittedModel(Model):

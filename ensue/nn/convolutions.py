@@ -94,13 +94,12 @@ class WindowConvolutions(nn.Module):
 
     def _horizontal(self, vectors: Tensor) -> Tensor:
         """The maximum of each filter over its positions (Eq. 3 to 5)."""
-        products = vectors.flatten(1) @ self._block()  # [B, P * H]
-        positions = range(self.window, 0, -1)
-        per_height = torch.split(products, [p * self.num_horizontal for p in positions], dim=1)
-        best = [
-            part.view(len(vectors), p, self.num_horizontal).max(dim=1).values
-            for p, part in zip(positions, per_height, strict=True)
-        ]
+        flat = vectors.flatten(1)
+        best = []
+        for height in range(1, self.window + 1):
+            parts = flat.unfold(1, height * self.dim, self.dim)  # [B, positions, height * D]
+            products = parts @ self.filters(height).flatten(1).T
+            best.append(products.max(dim=1).values)
         return ACTIVATIONS[self.activation](torch.cat(best, dim=1) + self.horizontal_bias)
 
     def _compiled(self, vectors: Tensor, dropout: Dropout) -> Tensor:
@@ -115,17 +114,6 @@ class WindowConvolutions(nn.Module):
             dropout,
         )
         return features
-
-    def _block(self) -> Tensor:
-        """The filters at every position they can take [L * D, P * H], in tensor operations."""
-        columns = []
-        for height in range(1, self.window + 1):
-            filters = self.filters(height).flatten(1).T  # [h * D, H]
-            for position in range(self.window - height + 1):
-                below = self.window - height - position
-                padding = (0, 0, position * self.dim, below * self.dim)
-                columns.append(nn.functional.pad(filters, padding))
-        return torch.cat(columns, dim=1)
 
 
 class _WindowFeatures(torch.autograd.Function):

@@ -22,6 +22,7 @@ from ensue.data.histories import Histories, HistoryBatch
 from ensue.data.ids import IdMap
 from ensue.errors import RunError, UsageError
 from ensue.models.base import Model
+from ensue.runs.top_items import top_items
 
 EncodeFeatures = Callable[[Sequence[Mapping[str, Any]]], tuple[FeatureTable, list[str]]]
 
@@ -190,7 +191,7 @@ class Recommender:
         hidden = self._hidden(allow, deny)
         if scores is None:
             return self._answer([request], k, exclude_seen, hidden)[0]
-        checked = _finite(scores.float().cpu()[None])
+        checked = _finite(scores.float().cpu().clone()[None])
         return self._select(checked, [request], k, exclude_seen, hidden)[0]
 
     def _of_users(
@@ -201,10 +202,12 @@ class Recommender:
         for raw, user, context in zip(
             users, self.user_ids.to_dense(users).tolist(), contexts, strict=True
         ):
-            rows = np.arange(known.starts[user], known.ends[user])
-            of_events = take_rows(known.event_context, rows)
-            encoded = self.encoder.encode_request(context)
             items = known[user].astype(np.int64)
+            of_events = np.empty((len(items), 0))
+            if known.event_context:
+                rows = np.arange(known.starts[user], known.ends[user])
+                of_events = take_rows(known.event_context, rows)
+            encoded = self.encoder.encode_request(context)
             requests.append(_Request(user, items, str(raw), [], of_events, *encoded))
         return requests
 
@@ -265,30 +268,33 @@ class Recommender:
         hidden: NDArray[np.bool_],
     ) -> list[Recommendation]:
         """Return the best items of each row of scores [B, I + 1], which is written to."""
-        scores[:, torch.from_numpy(hidden)] = -torch.inf
+        scores.index_fill_(1, torch.from_numpy(np.flatnonzero(hidden)), -torch.inf)
         if exclude_seen:
             rows = np.repeat(np.arange(len(requests)), [len(r.items) for r in requests])
             scores[rows, np.concatenate([r.items for r in requests])] = -torch.inf
-        answers = []
-        for row, request in enumerate(requests):
-            items, best = top_items(scores[row], k)
-            answers.append(
-                Recommendation(
-                    items=self.item_ids.to_raw(items.numpy()),
-                    scores=best.tolist(),
-                    user=request.raw_user,
-                    is_known=request.user > 0,
-                    unknown_items=request.unknown_items,
-                    unknown_context=request.unknown_context,
-                )
+        items, values = top_items(scores, k)
+        counts = (items > 0).sum(dim=1).tolist()
+        raw = self.item_ids.to_raw(items[items > 0].numpy())  # of all requests in one go
+        ends = np.cumsum(counts).tolist()
+        return [
+            Recommendation(
+                items=raw[end - count : end],
+                scores=best[:count],
+                user=request.raw_user,
+                is_known=request.user > 0,
+                unknown_items=request.unknown_items,
+                unknown_context=request.unknown_context,
             )
-        return answers
+            for request, best, count, end in zip(
+                requests, values.tolist(), counts, ends, strict=True
+            )
+        ]
 
     def _score(self, batch: HistoryBatch) -> Tensor:
-        """Return scores [B, I + 1] in memory of our own."""
+        """Return scores [B, I + 1], which may be written to."""
         self.model.eval()
         device = next((t.device for t in self.model.state_dict().values()), torch.device("cpu"))
-        with torch.inference_mode():
+        with torch.no_grad():
             scores = self.model.score(batch.to(device)).float().cpu()
         return _finite(scores)
 
@@ -312,25 +318,12 @@ def _one_for_each(
 
 
 def _finite(scores: Tensor) -> Tensor:
-    """Return a copy of scores [B, I + 1] that may be written to, after checking that all are."""
-    if not scores[:, 1:].isfinite().all():
+    """Return scores [B, I + 1] after checking that all are; column 0 becomes 0."""
+    scores[:, 0] = 0
+    # A sum that is finite shows that all are; one that is not may be too large a sum.
+    if not scores.sum().isfinite() and not scores.isfinite().all():
         raise RunError(
             "scores must be finite; the model gave NaN or infinity. Train it again, with a "
             "lower learning rate if its loss grew."
         )
-    return scores.clone()  # outside of inference mode
-
-
-def top_items(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the ids and scores of the k largest scores [I + 1], ties by ascending id.
-
-    Scores of -inf are left out, so there may be fewer than k.
-
-    >>> top_items(torch.tensor([-torch.inf, 1.0, 3.0, 3.0, -torch.inf]), k=10)[0].tolist()
-    [2, 3, 1]
-    """
-    k = min(k, len(scores))
-    least = torch.topk(scores, k).values[-1].clamp(min=torch.finfo(scores.dtype).min)
-    ids = (scores >= least).nonzero().squeeze(1)  # ascending; more than k where the last are tied
-    order = torch.sort(scores[ids], descending=True, stable=True).indices[:k]
-    return ids[order], scores[ids[order]]
+    return scores

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -57,12 +56,13 @@ def test_help_names_every_verb_and_loads_nothing_heavy():
 
 
 def test_help_is_quick():
-    def seconds() -> float:
-        started = time.perf_counter()
-        run("--help")
-        return time.perf_counter() - started
-
-    assert any(seconds() < 0.7 for _ in range(5))  # a busy machine may need more than one try
+    code = (
+        "import sys, time; from ensue.cli.main import main; sys.argv = ['ensue', '--help']\n"
+        "try: main()\n"
+        "finally: print(time.process_time())"  # of the processor: others on it do not count
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert float(result.stdout.splitlines()[-1]) < 0.7
 
 
 @pytest.mark.parametrize("arguments", [["prepear"], ["--jsno"], ["prepare", "--no-such-option"]])

@@ -106,9 +106,10 @@ class Caser(Model):
         if "p" not in self.config.parts:
             return self.user_embedding.new_zeros(len(users), self.config.dim)
         vectors = gather_rows(self.user_embedding, (users - 1).clamp_(min=0))
-        if self.training:  # every user of a training batch is known
+        is_known = users > 0
+        if self.training or bool(is_known.all()):  # every user of a training batch is known
             return vectors
-        return torch.where((users > 0)[:, None], vectors, self.user_embedding.mean(dim=0))
+        return torch.where(is_known[:, None], vectors, self.user_embedding.mean(dim=0))
 
 
 def _zero_padding(table: Tensor) -> Tensor:
