@@ -25,7 +25,8 @@ from ensue.data.readers import open_tables
 from ensue.errors import UsageError
 from ensue.files import atomic_directory, write_json
 from ensue.models.retrieval.two_tower import TwoTower
-from ensue.runs.recommend import Recommendation, top_items
+from ensue.runs.recommend import Recommendation
+from ensue.runs.top_items import top_items
 from ensue.training.checkpoints import save_tensors
 
 if TYPE_CHECKING:
@@ -99,8 +100,10 @@ def similar_items(run: Run, item: str | int, *, k: int = 10) -> Recommendation:
     vectors = F.normalize(table.detach().float(), dim=1)
     cosines = vectors @ vectors[dense]
     cosines[[0, dense]] = -torch.inf
-    items, scores = top_items(cosines, min(k, len(cosines)))
-    return Recommendation(run.recommender.item_ids.to_raw(items.numpy()), scores.tolist())
+    (items,), (scores,) = top_items(cosines[None], k)
+    is_item = items > 0
+    names = run.recommender.item_ids.to_raw(items[is_item].numpy())
+    return Recommendation(names, scores[is_item].tolist())
 
 
 def add_items(

@@ -254,8 +254,9 @@ class Recommender:
         if self._encode_features and requests[0].features is not None:
             rows = [r.features or {} for r in requests]
             context["user_features"], unknown = self._encode_features(rows)
-            for request in requests:
-                request.unknown_context.extend(unknown)
+            for request, row in zip(requests, rows, strict=True):
+                if unknown:  # some request's: whose?
+                    request.unknown_context.extend(self._encode_features([row])[1])
         batch = HistoryBatch.from_lists(read, users=[r.user for r in requests], **context)
         return self._select(self._score(batch), requests, k, exclude_seen, hidden)
 
