@@ -100,10 +100,10 @@ def similar_items(run: Run, item: str | int, *, k: int = 10) -> Recommendation:
     vectors = F.normalize(table.detach().float(), dim=1)
     cosines = vectors @ vectors[dense]
     cosines[[0, dense]] = -torch.inf
-    items, scores = (best[0] for best in top_items(cosines[None], k))
-    num_found = int((items > 0).sum())
-    raw = run.recommender.item_ids.to_raw(items[:num_found].numpy())
-    return Recommendation(raw, scores[:num_found].tolist())
+    (items,), (scores,) = top_items(cosines[None], k)
+    is_item = items > 0
+    names = run.recommender.item_ids.to_raw(items[is_item].numpy())
+    return Recommendation(names, scores[is_item].tolist())
 
 
 def add_items(

@@ -306,8 +306,9 @@ class Recommender:
         if self._encode_features and requests[0].features is not None:
             rows = [r.features or {} for r in requests]
             context["user_features"], unknown = self._encode_features(rows)
-            for request in requests:
-                request.unknown_context.extend(unknown)
+            for request, row in zip(requests, rows, strict=True):
+                if unknown:  # some request's: whose?
+                    request.unknown_context.extend(self._encode_features([row])[1])
         return HistoryBatch.from_lists(read, users=[r.user for r in requests], **context)
 
     def _select(
