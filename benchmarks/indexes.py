@@ -88,8 +88,8 @@ def exact(items: NDArray[np.float32], queries: NDArray[np.float32], k: int) -> l
     table, asked = torch.from_numpy(items[1:]), torch.from_numpy(queries)
 
     def blocked_topk() -> None:
-        for part in asked.split(TOPK_ROWS):
-            torch.topk(part @ table.T, k)
+        for first in range(0, len(asked), TOPK_ROWS):
+            torch.topk(asked[first : first + TOPK_ROWS] @ table.T, k)
 
     square = np.random.default_rng(0).standard_normal((SQUARE, SQUARE), dtype=np.float32)
     out = np.empty_like(square)
@@ -132,14 +132,15 @@ def approximate(
     """Return a row for each kind and each setting of its searches."""
     model: Any = Items(torch.from_numpy(items))
     rows: list[dict[str, Any]] = []
-    expected = np.empty(0)
+    exact_index = KINDS["exact"].build(model, KINDS["exact"].config())
+    expected, _ = exact_index.search(queries, k)
     for name, kind in KINDS.items():
         started = time.perf_counter()
         index = kind.build(model, kind.config())
         built = time.perf_counter() - started
-        if name == "exact":
-            expected, _ = index.search(queries, k)
-        settings = [(n, value) for n, values in kind.sweep.items() for value in values]
+        settings: list[tuple[str, int] | None] = [
+            (n, value) for n, values in kind.sweep.items() for value in values
+        ]
         for setting in settings or [None]:
             if setting is not None:
                 setattr(index, *setting)

@@ -109,6 +109,8 @@ def draw_lines(
                 label=line.label,
                 **marks,
             )
+        if "x" in log:
+            _use_ticks_in_a_decade(axes, [x for line in lines for x in line.x if x > 0])
         axes.set_xlabel(x_label)
         if len(lines) + (band is not None) > 1:
             axes.legend(frameon=False, fontsize=9)
