@@ -118,7 +118,7 @@ def test_tables_for_people(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["recommend", "caser"], "needs --user ID, --history ID,ID,..., --batch FILE or --follow"),
+        (["recommend", "caser"], "needs --user ID, --history ID,ID,..., --feature NAME=VALUE, "),
         (["recommend", "caser", "--batch", "in.jsonl"], "--batch FILE needs -o FILE"),
         (["recommend", "caser", "--user", "u1", "-o", "x"], "-o FILE goes with --batch"),
         (["recommend", "caser", "--user", "u1", "--deny", "none.txt"], "there is none"),

@@ -13,7 +13,23 @@ from ensue import __version__
 from ensue.cli import main as cli
 from ensue.errors import DataError
 
-VERBS = ("prepare", "fetch", "train", "tune", "evaluate", "compare", "recommend", "report", "demo")
+VERBS = (
+    "prepare",
+    "fetch",
+    "profile",
+    "train",
+    "tune",
+    "distill",
+    "tradeoff",
+    "evaluate",
+    "compare",
+    "index",
+    "add-items",
+    "similar",
+    "recommend",
+    "report",
+    "demo",
+)
 ENSUE = [sys.executable, "-m", "ensue.cli.main"]
 
 

@@ -139,5 +139,6 @@ def test_every_sweep_is_a_setting_and_an_attribute() -> None:
         assert len(kind.sweep) <= 1
         for setting, values in kind.sweep.items():
             assert setting in kind.config.model_fields
-            assert getattr(build(name), setting) == kind.config.model_fields[setting].default
+            if name != "paths":  # which are of one model, see test_paths
+                assert getattr(build(name), setting) == kind.config.model_fields[setting].default
             assert list(values) == sorted(values)
