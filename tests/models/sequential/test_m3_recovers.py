@@ -15,6 +15,8 @@ from ensue.models.sequential.m3 import M3, M3Config
 from ensue.training.objectives import make_objective
 from tests.contracts.planted import histories_of
 
+pytestmark = pytest.mark.slow  # trainings: half a minute together
+
 Rows = list[list[int]]
 
 
