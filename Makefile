@@ -13,7 +13,7 @@ SPELLED := ensue benchmarks docs README.md CONTRIBUTING.md CHANGELOG.md
 help:
 	@echo "make demo    prepare, train, evaluate and recommend on made data; writes demo/"
 	@echo "make test    the default tests: no network, no accelerator, under five minutes"
-	@echo "make slow    the tests that take minutes or need the real data sets"
+	@echo "make slow    the tests that train for seconds or more, or need the real data sets"
 	@echo "make check   lint, format, types and spelling"
 	@echo "make setup   only make .venv and install Ensue in it"
 	@echo "make clean   remove .venv and the caches"
@@ -25,8 +25,7 @@ $(INSTALLED): pyproject.toml
 	  { echo "Ensue needs Python 3.10 to 3.13; pass one with PYTHON=python3.12" >&2; exit 1; }
 	@echo "Installing Ensue and its tools in .venv; the first time takes a few minutes."
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
-	@# Modules are compiled when they are first imported: most never are.
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -e ".[dev]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	@touch $@
 
 demo: $(INSTALLED)

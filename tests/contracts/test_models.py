@@ -280,6 +280,7 @@ def test_learns_planted_structure(case: ModelCase, model: Model) -> None:
         assert hit_rate(model, STRUCTURE, 5) == hit_rate(baseline, STRUCTURE, 5)
 
 
+@pytest.mark.slow
 def test_learns_nothing_from_noise(case: ModelCase) -> None:
     model = case.make(NOISE.train, NOISE.train.num_users, NOISE.num_items).eval()
     chance = NOISE.chance(5)

@@ -99,6 +99,7 @@ def test_tensorboard_files(dataset: Dataset, tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "tensorboard").glob("events.out.*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["mean", "sum"])
 def test_overfits_a_small_log(loss: str, tmp_path: Path) -> None:
     """20 users, 30 items, no dropout, no L2: the loss falls below 0.05 a term."""

@@ -97,6 +97,7 @@ def test_without_positions_the_order_of_earlier_events_does_not_matter_to_one_bl
     assert not torch.allclose(one, moved_last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
