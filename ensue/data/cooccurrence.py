@@ -41,7 +41,7 @@ class Incidence(NamedTuple):
         user_offsets, user_items = _distinct_items(
             histories.items, histories.starts, histories.ends, num_items
         )
-        item_offsets, item_users = _transpose(user_offsets, user_items, num_items)
+        item_offsets, item_users = transpose(user_offsets, user_items, num_items)
         return cls(user_offsets, user_items, item_offsets, item_users)
 
     @property
@@ -70,8 +70,8 @@ def _distinct_items(items: Any, starts: Any, ends: Any, num_items: int) -> Any:
 
 
 @njit(cache=True)
-def _transpose(user_offsets: Any, user_items: Any, num_items: int) -> Any:
-    """Return (offsets, users) of each item's users, ascending: a counting sort by item."""
+def transpose(user_offsets: Any, user_items: Any, num_items: int) -> Any:
+    """Return (offsets [I + 2], users) of each item's users, ascending: a counting sort by item."""
     offsets = np.zeros(num_items + 2, np.int64)
     for item in user_items:
         offsets[item + 1] += 1

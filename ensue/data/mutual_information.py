@@ -20,6 +20,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from ensue.data.cooccurrence import transpose
 from ensue.data.feature_schema import count_rows
 from ensue.data.features import Bags, FeatureColumn, FeatureTable
 
@@ -109,7 +110,7 @@ def mutual_information(
     """
     count = len(features)
     num_items = len(features[0].offsets) - 1
-    owners = [_transpose(f.values, f.offsets, f.num_values) for f in features]
+    owners = [transpose(f.offsets, f.values, f.num_values) for f in features]
     rng = np.random.default_rng(seed)
     orders = [rng.permutation(num_items) for _ in range(num_shuffles)]
     raw, null = np.zeros((count, count)), np.zeros((count, count))
@@ -186,22 +187,6 @@ def _signs(vectors: NDArray[np.float32]) -> NDArray[np.int64]:
         parts = centered @ axes[:, ::-1][:, :NUM_COMPONENTS]
         classes[is_known] = 1 + (parts > 0) @ (1 << np.arange(parts.shape[1]))
     return classes
-
-
-@njit(cache=True)
-def _transpose(values: Any, offsets: Any, num_values: int) -> Any:
-    """Return (offsets, items) of each value's items: a counting sort by value."""
-    starts = np.zeros(num_values + 1, np.int64)
-    for value in values:
-        starts[value + 1] += 1
-    starts = np.cumsum(starts)
-    free = starts[:-1].copy()
-    items = np.empty(len(values), np.int64)
-    for item in range(len(offsets) - 1):
-        for place in range(offsets[item], offsets[item + 1]):
-            items[free[values[place]]] = item
-            free[values[place]] += 1
-    return starts, items
 
 
 @njit(cache=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ensue.errors import ExtraError, RunError, UsageError
+from ensue.errors import ExtraError, RunError
 from ensue.indexes.vectors import by_product, item_vectors, prepare_queries
 
 FILE = "index.faiss"
@@ -107,14 +107,3 @@ def vectors_for_faiss(model: object) -> tuple[Any, NDArray[np.float32], bool]:
     """Return the package, the item vectors of a model, and whether biases are among them."""
     faiss, items = import_faiss(), item_vectors(model)
     return faiss, items.rows, items.has_bias
-
-
-def check_knob(name: str, value: int) -> int:
-    """Return a setting of a search that must be at least 1.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if value < 1:
-        raise UsageError(f"search needs {name} >= 1; got {value}.")
-    return value

@@ -14,11 +14,11 @@ from pydantic import Field
 from ensue.config import Config
 from ensue.indexes.faiss_index import (
     FaissIndex,
-    check_knob,
     import_faiss,
     read_index,
     vectors_for_faiss,
 )
+from ensue.indexes.vectors import check_knob
 
 
 class HNSWConfig(Config):

@@ -15,11 +15,11 @@ from ensue.config import Config
 from ensue.errors import ConfigError
 from ensue.indexes.faiss_index import (
     FaissIndex,
-    check_knob,
     import_faiss,
     read_index,
     vectors_for_faiss,
 )
+from ensue.indexes.vectors import check_knob
 
 ITEMS_OF_A_LIST = 39  # the fewest for which FAISS calls a center well founded
 

@@ -18,10 +18,9 @@ from pydantic import Field
 
 from ensue.config import Config
 from ensue.errors import UsageError
-from ensue.indexes.faiss_index import check_knob
 from ensue.indexes.path_kernels import search_rows
 from ensue.indexes.path_tree import PathNetwork, PathTree
-from ensue.indexes.vectors import item_vectors, prepare_queries
+from ensue.indexes.vectors import check_knob, item_vectors, prepare_queries
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval
 
 MAX_STAMP = np.iinfo(np.int32).max

@@ -20,6 +20,8 @@ from llvmlite import ir
 from numba import extending, njit, types
 from numpy.typing import NDArray
 
+from ensue.nn.selection import nth_largest
+
 _intrinsic: Any = extending.intrinsic  # its type hides that numba passes the first argument
 
 LANES = 32  # scores compared at a time, one bit each
@@ -162,9 +164,7 @@ def _keep_best(keys, k):  # type: ignore[no-untyped-def]
 
     Ids ascend with time, so what comes later with just that score is not among the best k.
     """
-    ordered = np.partition(keys, len(keys) - k)
-    keys[:k] = ordered[len(keys) - k :]
-    return _to_score(ordered[len(keys) - k])
+    return _to_score(nth_largest(keys, k))
 
 
 @njit(cache=True, nogil=True)

@@ -116,3 +116,14 @@ def prepare_queries(
     if has_bias:
         queries = np.concatenate([queries, np.ones_like(queries[:, :1])], axis=1)
     return np.ascontiguousarray(queries, dtype=np.float32)
+
+
+def check_knob(name: str, value: int) -> int:
+    """Return a setting of a search that must be at least 1.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if value < 1:
+        raise UsageError(f"search needs {name} >= 1; got {value}.")
+    return value

@@ -10,9 +10,10 @@ from numba import njit
 
 @njit(cache=True, nogil=True)
 def nth_largest(values: Any, n: int) -> Any:
-    """Return the n-th largest of values [m], 1 <= n <= m, without NaN; reorders them.
+    """Return the n-th largest of values [m], 1 <= n <= m, without NaN.
 
-    Quickselect with the median of three as the pivot.
+    Reorders them: the first n are the n largest, in any order. Quickselect with the median of three
+    as the pivot.
 
     >>> float(nth_largest(np.array([3.0, 1.0, 2.0, 3.0]), 2))
     3.0

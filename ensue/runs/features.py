@@ -24,6 +24,7 @@ from ensue.data.features import FeatureTable
 from ensue.data.readers import open_tables
 from ensue.errors import UsageError
 from ensue.files import atomic_directory, write_json
+from ensue.indexes.vectors import ProductModel
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.runs.recommend import Recommendation
 from ensue.runs.top_items import top_items
@@ -35,8 +36,15 @@ if TYPE_CHECKING:
 Side = Literal["items", "users"]
 FILES: dict[Side, str] = {"items": "item_features.json", "users": "user_features.json"}
 CHUNK_ROWS = 1 << 16
-# What a run has of its training, and what was measured on the smaller catalogue.
-NOT_COPIED = ("checkpoints", "evaluation", "report.html", "model.safetensors", "run.json")
+# What a run has of its training, what was measured on the smaller catalogue, and its indexes.
+NOT_COPIED = (
+    "checkpoints",
+    "evaluation",
+    "indexes",
+    "report.html",
+    "model.safetensors",
+    "run.json",
+)
 
 
 def save_encoders(path: Path, schema: FeatureSchema, dataset: Dataset) -> None:
@@ -89,11 +97,11 @@ def similar_items(run: Run, item: str | int, *, k: int = 10) -> Recommendation:
     """
     if k < 1:
         raise UsageError(f"similar needs k >= 1; got {k}.")
-    table = getattr(run.model, "output_embedding", None)
-    if table is None:
+    if not isinstance(run.model, ProductModel):
         raise UsageError(
             f"similar items are found by the vectors of items; {run.info['model']} has none."
         )
+    table, _ = run.model.item_table()
     dense = int(run.recommender.item_ids.to_dense([item])[0])
     if dense == 0:
         raise UsageError(f"similar needs an item of the catalogue; {str(item)!r} is not in it.")

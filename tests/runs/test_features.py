@@ -11,7 +11,7 @@ import torch
 
 import ensue
 from ensue.data.dataset import Dataset
-from ensue.errors import ConfigError, DataError, UsageError
+from ensue.errors import ConfigError, DataError, RunError, UsageError
 from ensue.runs.features import read_rows
 from ensue.runs.features_page import measure_information
 from ensue.runs.report import write_report
@@ -123,6 +123,12 @@ def test_features_that_do_not_fit_are_refused(run: Run, tmp_path: Path) -> None:
         plain.similar("i1")
 
 
+def test_similar_items_of_a_model_without_features(tmp_path: Path) -> None:
+    data = make_dataset(tmp_path / "d", [[1, 2, 3], [2, 3, 1]])
+    run = ensue.train("bpr", data, out=tmp_path / "bpr", epochs=1, dim=4)
+    assert sorted(run.similar("i1", k=5).items) == ["i2", "i3"]
+
+
 NEW = [
     {"item": "n1", "title": "a red thing", "color": "red", "tags": "a|b", "price": "8.5"},
     {"item": "n2", "color": "blue", "tags": "c|zzz"},
@@ -157,6 +163,13 @@ def test_more_items_can_follow(larger: Run, tmp_path: Path) -> None:
     again = load(larger.path).add_items([{"movieId": 7, "color": "green"}], out=tmp_path / "again")
     assert [step["items"] for step in again.info["added_items"]] == [2, 1]
     assert again.recommend(histories=[["7"]], k=1)[0].unknown_items == []
+
+
+def test_indexes_of_the_smaller_catalogue_stay_behind(larger: Run, tmp_path: Path) -> None:
+    larger.build_index("exact")
+    again = larger.add_items([{"item": "n3", "color": "red"}], out=tmp_path / "again")
+    with pytest.raises(RunError, match="an index is built before it is used"):
+        again.index("exact")
 
 
 def test_a_larger_catalogue_is_not_evaluated_on_the_old_one(larger: Run) -> None:

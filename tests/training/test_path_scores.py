@@ -91,4 +91,6 @@ def test_nth_largest(distinct):
     for size in (1, 2, 3, 10, 101):
         values = rng.integers(0, distinct, size).astype(np.float64)
         for n in {1, size // 2 + 1, size}:
-            assert nth_largest(values.copy(), n) == np.sort(values)[size - n]
+            ascending, reordered = np.sort(values), values.copy()
+            assert nth_largest(reordered, n) == ascending[size - n]
+            assert np.array_equal(np.sort(reordered[:n]), ascending[size - n :])
