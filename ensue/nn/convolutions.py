@@ -94,13 +94,23 @@ class WindowConvolutions(nn.Module):
 
     def _horizontal(self, vectors: Tensor) -> Tensor:
         """The maximum of each filter over its positions (Eq. 3 to 5)."""
-        flat = vectors.flatten(1)
-        best = []
-        for height in range(1, self.window + 1):
-            parts = flat.unfold(1, height * self.dim, self.dim)  # [B, positions, height * D]
-            products = parts @ self.filters(height).flatten(1).T
-            best.append(products.max(dim=1).values)
-        return ACTIVATIONS[self.activation](torch.cat(best, dim=1) + self.horizontal_bias)
+        sizes = [self.window - height + 1 for height in range(1, self.window + 1)]
+        products = vectors.flatten(1) @ self._at_positions(sizes).flatten(0, 1).T
+        by_height = products.view(len(vectors), -1, self.num_horizontal).split(sizes, dim=1)
+        best = torch.cat([of_height.max(dim=1).values for of_height in by_height], dim=1)
+        return ACTIVATIONS[self.activation](best + self.horizontal_bias)
+
+    def _at_positions(self, sizes: list[int]) -> Tensor:
+        """Return each filter at each of its positions, zero elsewhere [P, H, L * D]."""
+        width = self.window * self.dim
+        placed = self.horizontal_weight.new_zeros(sum(sizes), self.num_horizontal, width)
+        next_position = self.num_horizontal * width + self.dim  # one matrix and one item on
+        for height, size in enumerate(sizes, start=1):
+            shape = (size, self.num_horizontal, height * self.dim)
+            start = sum(sizes[: height - 1]) * self.num_horizontal * width
+            filters = self.filters(height).flatten(1)
+            placed.as_strided(shape, (next_position, width, 1), start).copy_(filters)
+        return placed
 
     def _compiled(self, vectors: Tensor, dropout: Dropout) -> Tensor:
         """The same features by compiled kernels around matrix products."""

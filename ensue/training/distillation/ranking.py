@@ -35,7 +35,7 @@ from ensue.training.distillation.teachers import TeacherCache
 from ensue.training.objective import Batch, QueryObjective
 
 Weighting = Literal["hybrid", "position", "discrepancy", "uniform", "reciprocal", "geometric"]
-COUNT_ELEMENTS = 1 << 20  # comparisons of probes and teacher items held at a time
+SCORES = 1 << 20  # of probes, held at a time
 
 
 class RankingDistillationConfig(Config):
@@ -184,21 +184,22 @@ class RankingTerm:
         """Return the student's ranks of the teacher's items [S, K], 1 is best."""
         owner, has = owned
         table, bias = model.output_embedding[probes], model.output_bias
+        column = items.new_full((self._num_items + 1,), -1)  # of an item among the probes
+        column[probes] = torch.arange(len(probes), device=items.device)
         above = torch.empty(items.shape, dtype=torch.long, device=items.device)
-        is_exact = self._config.ranks == "exact"
-        size = max(1, COUNT_ELEMENTS // (len(probes) * items.shape[1]))
+        size = max(1, SCORES // len(probes))
         for first in range(0, len(queries), size):
             rows = slice(first, min(first + size, len(queries)))
             scores = queries[rows] @ table.T
             if bias is not None:
                 scores += bias[probes]
-            own = scores.gather(1, (items[rows] - 1).clamp(min=0)) if is_exact else logits[rows]
+            # By rounding, another product may give an item's score as a little below itself.
+            own_column = column[items[rows]]
+            own = scores.gather(1, own_column.clamp(min=0))
+            own = torch.where(own_column >= 0, own, logits[rows])
             scores.masked_fill_(has[owner[rows]], -torch.inf)
-            is_above = scores[:, :, None] > own[:, None, :]
-            if not is_exact:  # by rounding, a probe that is the item itself may be
-                is_above &= probes[:, None] != items[rows, None, :]
-            above[rows] = is_above.sum(dim=1)
-        if is_exact:
+            above[rows] = _count_above(scores, own)
+        if self._config.ranks == "exact":
             return above.double() + 1
         num_own = has.sum(dim=1)[owner]
         return estimated_ranks(
@@ -206,6 +207,14 @@ class RankingTerm:
             num_probes=(len(probes) - num_own)[:, None],
             num_others=num_others[:, None],
         )
+
+
+def _count_above(scores: Tensor, values: Tensor) -> Tensor:
+    """Return how many of scores [S, E] are above each of values [S, K] of their row [S, K]."""
+    is_above, ones = torch.empty_like(scores), scores.new_ones(scores.shape[1])
+    # A product with ones adds 0s and 1s, exactly up to 2^24, in a tenth of the time of a sum.
+    counts = [torch.gt(scores, value[:, None], out=is_above) @ ones for value in values.T]
+    return torch.stack(counts, dim=1).long()
 
 
 def _static_weights(config: RankingDistillationConfig, num_items: int) -> Tensor:
