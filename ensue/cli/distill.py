@@ -58,7 +58,7 @@ def distill(
     ] = False,
 ) -> None:
     """Train a small model to rank as a large one does; Ctrl-C keeps a checkpoint."""
-    from ensue.cli.output import print_json, print_table, print_text
+    from ensue.cli.trained import print_run, resumable
     from ensue.config import parse_settings
     from ensue.runs.distill import distill
 
@@ -92,26 +92,16 @@ def distill(
         _refuse("--explain trains students of all its methods", {"--method": method})
     else:
         _refuse("one student has one seed; use --set seed=N", {"--seeds": seeds})
-    try:
+    with resumable("A checkpoint is", output):
         if explain:
             _explain(teacher, data, seeds or 1, options, as_json=as_json)
             return
         method = method or "rd"
         run = distill(teacher, data, method=method, **options)
-    except KeyboardInterrupt:
-        from ensue.progress import note
-
-        note(f"A checkpoint is in {output}; the same command with --resume continues from it.")
-        raise
-    if as_json:
-        print_json({"path": str(run.path), **run.info})
-        return
-    validation = run.info["metrics"].get("validation", {})
-    names = [name for name in ("map", "ndcg@10", "recall@10", "hr@10", "mrr") if name in validation]
-    if names:
-        title = f"{run.info['model']} by {method} on the validation part"
-        print_table(names, [[validation[name] for name in names]], title=title)
-    print_text(f"The run is in {run.path}. Next:\n  ensue tradeoff {teacher} {run.path}")
+    title = f"{run.info['model']} by {method}"
+    print_run(
+        run, title=title, next_command=f"ensue tradeoff {teacher} {run.path}", as_json=as_json
+    )
 
 
 def _refuse(reason: str, options: dict[str, Any]) -> None:

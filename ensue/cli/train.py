@@ -37,13 +37,13 @@ def train(
     ] = False,
 ) -> None:
     """Train a model; Ctrl-C keeps a checkpoint, --resume continues from it."""
-    from ensue.cli.output import print_json, print_table, print_text
+    from ensue.cli.trained import print_run, resumable
     from ensue.config import parse_settings
     from ensue.runs.train import Fit, train
 
     settings = parse_settings(assignments or [])
     chosen: Fit = fit  # type: ignore[assignment]  # train checks it
-    try:
+    with resumable("A checkpoint is", output):
         run = train(
             model,
             data,
@@ -54,18 +54,4 @@ def train(
             overwrite=overwrite,
             **settings,
         )
-    except KeyboardInterrupt:
-        from ensue.progress import note
-
-        note(f"A checkpoint is in {output}; the same command with --resume continues from it.")
-        raise
-    if as_json:
-        print_json({"path": str(run.path), **run.info})
-        return
-    validation = run.info["metrics"].get("validation", {})
-    names = [name for name in ("map", "ndcg@10", "recall@10", "hr@10", "mrr") if name in validation]
-    if names:
-        epoch = run.info.get("best_epoch")
-        title = f"{model} on the validation part" + (f", best epoch {epoch}" if epoch else "")
-        print_table(names, [[validation[name] for name in names]], title=title)
-    print_text(f"The run is in {run.path}. Next:\n  ensue evaluate {run.path}")
+    print_run(run, title=model, next_command=f"ensue evaluate {run.path}", as_json=as_json)

@@ -39,11 +39,12 @@ def tune(
 ) -> None:
     """Search settings on the validation part; Ctrl-C keeps the trials, --resume continues."""
     from ensue.cli.output import print_json, print_table, print_text
+    from ensue.cli.trained import resumable
     from ensue.config import parse_settings
     from ensue.runs.search_space import parse_ranges
     from ensue.runs.tune import tune
 
-    try:
+    with resumable("The trials so far are", output):
         found = tune(
             model,
             data,
@@ -57,11 +58,6 @@ def tune(
             resume=resume,
             overwrite=overwrite,
         )
-    except KeyboardInterrupt:
-        from ensue.progress import note
-
-        note(f"The trials so far are in {output}; the same command with --resume continues.")
-        raise
     if as_json:
         print_json({"path": str(found.path), **found.info})
         return
