@@ -40,6 +40,7 @@ from ensue.training.path_start import cluster_candidates
 DIM, DEPTH, NUM_PATHS, TOP = 64, 3, 3, 100
 BATCH, NOTED, NUM_CANDIDATES = 1024, 128, 50
 NOISE = 0.5
+ALPHA_PASSES = (1, 4)  # after which alpha is searched again: as long as a pass of the networks
 SWEEPS: dict[str, tuple[str, tuple[int, ...]]] = {
     "paths": ("beam", (5, 10, 20, 50, 100, 200)),
     "hnsw": ("ef_search", (32, 64, 128, 256, 512, 1024)),
@@ -115,7 +116,9 @@ def train_paths(vectors: Tensor, width: int, path_size: int, seconds: float) -> 
     )
     rng = np.random.default_rng(0)
     paths = np.sort(rng.integers(0, width**DEPTH - 2, (num_items, NUM_PATHS)), axis=1)
-    paths = assign(start, paths + np.arange(NUM_PATHS), path_size)
+    paths = paths + np.arange(NUM_PATHS)
+    alpha = find_alpha(start, paths, path_size=path_size, power=4, seed=0)
+    paths = assign(start, paths, alpha)
     optimizer = torch.optim.Adam(layers.parameters(), lr=2e-3, fused=True)
     scores = PathScores(num_items, size=NUM_CANDIDATES, decay=0.999)
     number = 0
@@ -142,15 +145,16 @@ def train_paths(vectors: Tensor, width: int, path_size: int, seconds: float) -> 
                 np.where(is_noted, scores.scores[1:], start.scores),
                 start.counts,
             )
-            paths = assign(candidates, paths, path_size)
+            if number in ALPHA_PASSES:
+                alpha = find_alpha(candidates, paths, path_size=path_size, power=4, seed=0)
+            paths = assign(candidates, paths, alpha)
     tree = PathTree.from_paths(paths, depth=DEPTH, width=width)
     print(describe(paths), file=sys.stderr, flush=True)
     return PathIndex(PathNetwork.from_layers(layers), tree, vectors.numpy(), beam=50)
 
 
-def assign(candidates: Candidates, paths: Any, path_size: int) -> Any:
-    """Return new paths with an automatic alpha."""
-    alpha = find_alpha(candidates, paths, path_size=path_size, power=4, seed=0)
+def assign(candidates: Candidates, paths: Any, alpha: float) -> Any:
+    """Return new paths."""
     rng = np.random.default_rng(0)
     return assign_paths(candidates, paths, Penalty(alpha), sweeps=3, rng=rng)
 
