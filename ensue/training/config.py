@@ -22,6 +22,10 @@ class TrainingConfig(Config):
     optimizer: "adam" updates every row at every step; "lazy_adam" only rows with a gradient: faster
         on very large tables, but not the same numbers (momentum and decay of the other rows wait).
         "adagrad" passes over rows without a gradient too: without weight_decay they would not move.
+        "clippy" is Adagrad whose steps are shrunk where they are large for the weights, tensor by
+        tensor; embedding tables are left to plain Adagrad, as in the paper.
+    clip_relative, clip_absolute: of "clippy": a weight w moves by clip_relative |w| + clip_absolute
+        at most.
     clip_norm: largest norm of the whole gradient; None does not clip.
     precision: "bfloat16" runs forward and backward in bfloat16; weights stay float32.
     checkpoint_seconds: time between checkpoints inside an epoch; each epoch ends with one.
@@ -36,7 +40,9 @@ class TrainingConfig(Config):
     decay: Literal["none", "linear", "cosine"] = "none"
     warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=1e-6, ge=0)
-    optimizer: Literal["adam", "lazy_adam", "adagrad"] = "adam"
+    optimizer: Literal["adam", "lazy_adam", "adagrad", "clippy"] = "adam"
+    clip_relative: float = Field(default=0.5, ge=0)
+    clip_absolute: float = Field(default=0.01, ge=0)
     clip_norm: float | None = Field(default=None, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
     patience: int | None = Field(default=5, ge=1)

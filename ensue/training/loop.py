@@ -22,6 +22,7 @@ from torch import nn
 from ensue.errors import ConfigError, RunError
 from ensue.models.base import Model
 from ensue.optim.adagrad import Adagrad
+from ensue.optim.clippy import Clippy
 from ensue.optim.lazy_adam import LazyAdam
 from ensue.progress import Advance, track
 from ensue.training.checkpoints import (
@@ -226,6 +227,8 @@ class TrainingLoop:
             **progress.facts,
             **self.objective.end_epoch(),
         }
+        if isinstance(self.optimizer, Clippy):
+            line |= self.optimizer.take_counts(self.model.named_parameters())
         is_last = progress.epoch == self.config.epochs
         if self.validate and (is_last or progress.epoch % self.config.validate_every == 0):
             line["validation"] = self._validate(progress)
@@ -287,9 +290,27 @@ def make_optimizer(model: Model, config: TrainingConfig) -> torch.optim.Optimize
         return LazyAdam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     if config.optimizer == "adagrad":
         return Adagrad(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    if config.optimizer == "clippy":
+        named = list(model.named_parameters())
+        tables = [p for name, p in named if is_table(name)]
+        others = [p for name, p in named if not is_table(name)]
+        groups: list[dict[str, Any]]
+        groups = [{"params": others}, {"params": tables, "rule": "none"}]
+        return Clippy(
+            [group for group in groups if group["params"]],
+            lr=config.learning_rate,
+            relative=config.clip_relative,
+            absolute=config.clip_absolute,
+            weight_decay=config.weight_decay,
+        )
     return torch.optim.Adam(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
+
+
+def is_table(name: str) -> bool:
+    """Return whether the parameter of this name holds a vector for each item, user or value."""
+    return "embedding" in name.rpartition(".")[2]
 
 
 def pick_device(name: str) -> torch.device:

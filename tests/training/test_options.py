@@ -74,6 +74,35 @@ def test_lazy_adam_leaves_unused_rows(tmp_path: Path) -> None:
         assert torch.equal(row, start.item_embedding[30]) == is_same
 
 
+def test_clippy_bounds_each_step_of_what_is_no_table(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: dict[str, list[float]] = {}
+    step = TrainingLoop._step
+
+    def watched(loop: TrainingLoop, batch: list[torch.Tensor]) -> torch.Tensor:
+        before = {name: p.detach().clone() for name, p in loop.model.named_parameters()}
+        loss = step(loop, batch)
+        for name, parameter in loop.model.named_parameters():
+            bound = 0.25 * before[name].abs() + 0.002
+            moved.setdefault(name, []).append(
+                float(((parameter.detach() - before[name]).abs() / bound).max())
+            )
+        return loss
+
+    monkeypatch.setattr(TrainingLoop, "_step", watched)
+    limits = {"clip_relative": 0.25, "clip_absolute": 0.002, "learning_rate": 0.5}
+    run = train("caser", dataset, out=tmp_path / "run", optimizer="clippy", **limits, **FAST)
+    tables = {"user_embedding", "item_embedding", "output_embedding"}
+    factors = run.log()[-1]["clipping"]
+    assert factors.keys() == moved.keys() - tables
+    assert all(0 < factor <= 1 for factor in factors.values())
+    assert min(factors.values()) < 0.5
+    assert run.log()[-1]["skipped_steps"] == 0
+    assert max(max(moved[name]) for name in factors) <= 1 + 1e-4
+    assert max(max(moved[name]) for name in tables) > 1
+
+
 def test_patience_ends_the_training_and_the_best_epoch_is_kept(
     dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,11 +94,22 @@ def test_resume_inside_an_epoch(
     assert_same_run(run, undisturbed)
 
 
-@pytest.mark.parametrize("model", ["gru4rec", "m3"])
-def test_models_of_sequences_resume_inside_an_epoch(
-    model: str, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("model", "others"),
+    [
+        ("gru4rec", {"batch_size": 4, "crop": "random", "max_len": 8}),
+        ("m3", {"batch_size": 4, "crop": "random", "max_len": 8}),
+        ("caser", {"optimizer": "clippy", "learning_rate": 0.1}),
+    ],
+)
+def test_other_settings_resume_inside_an_epoch(
+    model: str,
+    others: dict[str, Any],
+    dataset: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = {**SETTINGS, "batch_size": 4, "crop": "random", "max_len": 8}
+    settings = {**SETTINGS, **others}
     whole = train(model, dataset, out=tmp_path / "whole", **settings)
     with monkeypatch.context() as patch:
         stop_after(patch, 15, OSError("gone"))

@@ -1,0 +1,217 @@
+"""Clippy: Adagrad or Adam whose steps are shrunk, tensor by tensor, to what the weights can take.
+
+J. Tang, Y. Drori, D. Chang, M. Sathiamoorthy, J. Gilmer, L. Wei, X. Yi, L. Hong, E. H. Chi,
+"Improving Training Stability for Multitask Ranking Models in Recommender Systems", KDD 2023,
+arXiv:2302.09178, Algorithm 1. The rules that it was compared with stand beside it.
+Departures: a gradient that is not finite leaves its tensor as it was, and is counted; the gradient
+of a table may be sparse, and the factor is then that of its rows; Adam's direction may take the
+place of Adagrad's. All of it stays on the tensor's device.
+Shapes: V table rows, R rows of a sparse gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ensue.optim import clippy_kernels as kernels
+from ensue.optim.clipping import adaptive_factor, clippy_factor, norm_factor, trust_factor
+
+Rule = Literal["clippy", "gc", "agc", "lamb", "none"]
+Direction = Literal["adagrad", "adam"]
+Accumulator = Literal["standard", "delayed"]
+
+
+class Clippy(torch.optim.Optimizer):
+    """w <- w - factor * lr * r, with one factor for each tensor (for each row with "agc").
+
+    The state of a parameter holds its last "factor", and what `take_counts` tells. Biases and
+    scales belong in tensors of their own: the smallest bound of a tensor limits all of it.
+
+    Args:
+        rule: "clippy": no weight moves by more than relative * |w| + absolute; "gc": the gradient's
+            norm is at most `threshold`; "agc": at most `threshold` norms of the row's weights;
+            "lamb": the step has the norm threshold * lr * |w|; "none".
+        direction: "adagrad": r = g / sqrt(G + eps), G the sum of squares; "adam": r = m / (sqrt(v)
+            + eps), both corrected for their start.
+        accumulator: of Adagrad: whether G has the current square ("standard", the paper) or not yet
+            ("delayed", the authors' program, where r has no limit).
+        initial: what G begins with.
+        weight_decay: L2 added to the gradient; the bound is on the whole step.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        *,
+        lr: float = 0.01,
+        rule: Rule = "clippy",
+        relative: float = 0.5,
+        absolute: float = 0.01,
+        threshold: float = 0.1,
+        direction: Direction = "adagrad",
+        accumulator: Accumulator = "standard",
+        initial: float = 0.1,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float | None = None,
+        weight_decay: float = 0.0,
+    ) -> None:
+        _check("lr > 0", lr, lr > 0)
+        _check("relative >= 0", relative, relative >= 0)
+        _check("absolute >= 0", absolute, absolute >= 0)
+        _check("threshold > 0", threshold, threshold > 0)
+        if eps is None:
+            eps = 0.0 if direction == "adagrad" else 1e-8
+        _check("initial > 0, or eps > 0", initial, initial > 0 or (initial == 0 and eps > 0))
+        for name, value, kind in (
+            ("rule", rule, Rule),
+            ("direction", direction, Direction),
+            ("accumulator", accumulator, Accumulator),
+        ):
+            _check(f"{name} in {get_args(kind)}", value, value in get_args(kind))
+        defaults = {
+            "lr": lr,
+            "rule": rule,
+            "relative": relative,
+            "absolute": absolute,
+            "threshold": threshold,
+            "direction": direction,
+            "accumulator": accumulator,
+            "initial": initial,
+            "betas": betas,
+            "eps": eps,
+            "weight_decay": weight_decay,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step."""
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for group in self.param_groups:
+            for parameter in (p for p in group["params"] if p.grad is not None):
+                state = self.state[parameter]
+                if not state:
+                    self.state[parameter] = state = _start(parameter, group)
+                if parameter.grad.is_sparse:
+                    _update_rows(parameter, parameter.grad.coalesce(), state, group)
+                elif kernels.can_run(parameter, parameter.grad, group):
+                    kernels.update(parameter, parameter.grad, state, group)
+                else:
+                    moments = {name: state[name] for name in _moments(group)}
+                    _update(parameter, parameter.grad, moments, state, group)
+        return loss
+
+    def take_counts(self, parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
+        """Return what was counted since the last call.
+
+        clipping: the mean factor of each named parameter that a rule is for. skipped_steps: of all
+        tensors together, for gradients that are not finite.
+        """
+        means, skipped = {}, 0
+        ruled = {
+            p for group in self.param_groups if group["rule"] != "none" for p in group["params"]
+        }
+        for name, parameter in parameters:
+            state = self.state.get(parameter)
+            if not state:
+                continue
+            if parameter in ruled:
+                means[name] = float(state["factor_sum"] / state["taken"].clamp(min=1))
+            skipped += int(state["skipped"])
+            for count in ("factor_sum", "taken", "skipped"):
+                state[count].zero_()
+        return {"clipping": means, "skipped_steps": skipped}
+
+
+def _check(needs: str, value: object, holds: bool) -> None:
+    if not holds:
+        raise ValueError(f"Clippy needs {needs}; got {value!r}.")
+
+
+def _moments(group: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names of the state that has the shape of the parameter."""
+    return ("sum",) if group["direction"] == "adagrad" else ("mean", "square")
+
+
+def _start(parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+    """Return the state before the first step."""
+    initial = group["initial"] if group["direction"] == "adagrad" else 0.0
+    state = {name: torch.full_like(parameter, initial) for name in _moments(group)}
+    counts = ("step", "factor", "factor_sum", "taken", "skipped")
+    return state | {name: torch.zeros((), device=parameter.device) for name in counts}
+
+
+def _update_rows(
+    table: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
+) -> None:
+    """Update the rows of table [V, ...] that a coalesced sparse gradient names."""
+    rows, values = grad.indices()[0], grad.values()
+    own = table[rows]
+    moments = {name: state[name][rows] for name in _moments(group)}
+    _update(own, values, moments, state, group)
+    table[rows] = own
+    for name, value in moments.items():
+        state[name][rows] = value
+
+
+def _update(
+    weight: Tensor,
+    grad: Tensor,
+    moments: dict[str, Tensor],
+    state: dict[str, Tensor],
+    group: dict[str, Any],
+) -> None:
+    """Update the weights, the moments and the counts in place, or count a gradient as skipped."""
+    is_finite = grad.isfinite().all()
+    if group["weight_decay"]:
+        grad = grad.add(weight, alpha=group["weight_decay"])
+    new, direction = _directed(grad, moments, state["step"] + 1, group)
+    step = direction.mul_(group["lr"])
+    factor = _factor(step, weight, grad, group)
+    for name, value in moments.items():
+        value.copy_(torch.where(is_finite, new[name], value))
+    weight.copy_(torch.where(is_finite, weight - factor * step, weight))
+    note(state, factor.min() if factor.numel() else factor.new_ones(()), is_finite)
+
+
+def _directed(
+    grad: Tensor, moments: dict[str, Tensor], step: Tensor, group: dict[str, Any]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the new moments, and r, where the gradient is zero in Adagrad's case zero too."""
+    if group["direction"] == "adagrad":
+        before = moments["sum"]
+        after = before.addcmul(grad, grad)
+        used = after if group["accumulator"] == "standard" else before
+        direction = grad / (used + group["eps"]).sqrt_()
+        return {"sum": after}, direction
+    beta1, beta2 = group["betas"]
+    mean = moments["mean"].lerp(grad, 1 - beta1)
+    square = (moments["square"] * beta2).addcmul_(grad, grad, value=1 - beta2)
+    spread = (square / (1 - beta2**step)).sqrt_().add_(group["eps"])
+    return {"mean": mean, "square": square}, mean / (1 - beta1**step) / spread
+
+
+def _factor(step: Tensor, weight: Tensor, grad: Tensor, group: dict[str, Any]) -> Tensor:
+    rule = group["rule"]
+    if rule == "clippy":
+        return clippy_factor(step, weight, relative=group["relative"], absolute=group["absolute"])
+    if rule == "gc":
+        return norm_factor(grad, threshold=group["threshold"])
+    if rule == "agc":
+        return adaptive_factor(grad, weight, threshold=group["threshold"])
+    if rule == "lamb":
+        return trust_factor(step, weight, rate=group["lr"], multiplier=group["threshold"])
+    return step.new_ones(())
+
+
+def note(state: dict[str, Tensor], factor: Tensor, is_finite: Tensor) -> None:
+    """Count a step and its factor, or a skipped one."""
+    state["factor"].copy_(torch.where(is_finite, factor, state["factor"]))
+    state["factor_sum"] += torch.where(is_finite, factor, 0.0)
+    state["step"] += is_finite
+    state["taken"] += is_finite
+    state["skipped"] += ~is_finite
