@@ -12,6 +12,7 @@ Shapes: V table rows, R rows of a sparse gradient.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import torch
@@ -20,9 +21,54 @@ from torch import Tensor
 from ensue.optim import clippy_kernels as kernels
 from ensue.optim.clipping import adaptive_factor, clippy_factor, norm_factor, trust_factor
 
-Rule = Literal["clippy", "gc", "agc", "lamb", "none"]
-Direction = Literal["adagrad", "adam"]
-Accumulator = Literal["standard", "delayed"]
+RuleName = Literal["clippy", "gc", "agc", "lamb", "none"]
+DirectionName = Literal["adagrad", "delayed_adagrad", "adam"]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a tensor's step may be.
+
+    name: "clippy": no weight moves by more than relative * |w| + absolute; "gc": the gradient's
+        norm is at most `threshold`; "agc": at most `threshold` norms of the row's weights; "lamb":
+        the step has the norm threshold * lr * |w|; "none".
+    """
+
+    name: RuleName = "clippy"
+    relative: float = 0.5
+    absolute: float = 0.01
+    threshold: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check(f"rule in {get_args(RuleName)}", self.name, self.name in get_args(RuleName))
+        _check("relative >= 0", self.relative, self.relative >= 0)
+        _check("absolute >= 0", self.absolute, self.absolute >= 0)
+        _check("threshold > 0", self.threshold, self.threshold > 0)
+
+
+@dataclass(frozen=True)
+class Direction:
+    """What a step is, before it is shrunk, over the learning rate.
+
+    name: "adagrad": r = g / sqrt(G + eps), G the sum of all squares; "delayed_adagrad": of those
+        before the current one (the authors' program; r has no limit); "adam": r = m / (sqrt(v) +
+        eps), both corrected for their start.
+    initial: what G begins with.
+    eps: None is 1e-8 for Adam and 0 for Adagrad.
+    """
+
+    name: DirectionName = "adagrad"
+    initial: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float | None = None
+
+    def __post_init__(self) -> None:
+        names = get_args(DirectionName)
+        _check(f"direction in {names}", self.name, self.name in names)
+        if self.eps is None:
+            object.__setattr__(self, "eps", 1e-8 if self.name == "adam" else 0.0)
+        is_positive = self.initial > 0 or (self.initial == 0 and self.eps != 0)
+        _check("initial > 0, or eps > 0", self.initial, is_positive)
 
 
 class Clippy(torch.optim.Optimizer):
@@ -32,15 +78,8 @@ class Clippy(torch.optim.Optimizer):
     scales belong in tensors of their own: the smallest bound of a tensor limits all of it.
 
     Args:
-        rule: "clippy": no weight moves by more than relative * |w| + absolute; "gc": the gradient's
-            norm is at most `threshold`; "agc": at most `threshold` norms of the row's weights;
-            "lamb": the step has the norm threshold * lr * |w|; "none".
-        direction: "adagrad": r = g / sqrt(G + eps), G the sum of squares; "adam": r = m / (sqrt(v)
-            + eps), both corrected for their start.
-        accumulator: of Adagrad: whether G has the current square ("standard", the paper) or not yet
-            ("delayed", the authors' program, where r has no limit).
-        initial: what G begins with.
-        weight_decay: L2 added to the gradient; the bound is on the whole step.
+        params: tensors, or groups with settings of their own: "rule" is then the name of one.
+        weight_decay: L2 added to the gradient; a bound is on the whole step.
     """
 
     def __init__(
@@ -48,43 +87,15 @@ class Clippy(torch.optim.Optimizer):
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
         *,
         lr: float = 0.01,
-        rule: Rule = "clippy",
-        relative: float = 0.5,
-        absolute: float = 0.01,
-        threshold: float = 0.1,
-        direction: Direction = "adagrad",
-        accumulator: Accumulator = "standard",
-        initial: float = 0.1,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float | None = None,
+        rule: Rule | None = None,
+        direction: Direction | None = None,
         weight_decay: float = 0.0,
     ) -> None:
         _check("lr > 0", lr, lr > 0)
-        _check("relative >= 0", relative, relative >= 0)
-        _check("absolute >= 0", absolute, absolute >= 0)
-        _check("threshold > 0", threshold, threshold > 0)
-        if eps is None:
-            eps = 0.0 if direction == "adagrad" else 1e-8
-        _check("initial > 0, or eps > 0", initial, initial > 0 or (initial == 0 and eps > 0))
-        for name, value, kind in (
-            ("rule", rule, Rule),
-            ("direction", direction, Direction),
-            ("accumulator", accumulator, Accumulator),
-        ):
-            _check(f"{name} in {get_args(kind)}", value, value in get_args(kind))
-        defaults = {
-            "lr": lr,
-            "rule": rule,
-            "relative": relative,
-            "absolute": absolute,
-            "threshold": threshold,
-            "direction": direction,
-            "accumulator": accumulator,
-            "initial": initial,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-        }
+        rule, direction = rule or Rule(), direction or Direction()
+        defaults = {"lr": lr, "weight_decay": weight_decay, **asdict(rule), **asdict(direction)}
+        defaults |= {"rule": rule.name, "direction": direction.name}
+        defaults.pop("name")  # plain values, so that a saved state needs none of these classes
         super().__init__(params, defaults)
 
     @torch.no_grad()
@@ -134,12 +145,12 @@ def _check(needs: str, value: object, holds: bool) -> None:
 
 def _moments(group: dict[str, Any]) -> tuple[str, ...]:
     """Return the names of the state that has the shape of the parameter."""
-    return ("sum",) if group["direction"] == "adagrad" else ("mean", "square")
+    return ("mean", "square") if group["direction"] == "adam" else ("sum",)
 
 
 def _start(parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
     """Return the state before the first step."""
-    initial = group["initial"] if group["direction"] == "adagrad" else 0.0
+    initial = 0.0 if group["direction"] == "adam" else group["initial"]
     state = {name: torch.full_like(parameter, initial) for name in _moments(group)}
     counts = ("step", "factor", "factor_sum", "taken", "skipped")
     return state | {name: torch.zeros((), device=parameter.device) for name in counts}
@@ -181,11 +192,11 @@ def _update(
 def _directed(
     grad: Tensor, moments: dict[str, Tensor], step: Tensor, group: dict[str, Any]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Return the new moments, and r, where the gradient is zero in Adagrad's case zero too."""
-    if group["direction"] == "adagrad":
+    """Return the new moments, and r."""
+    if group["direction"] != "adam":
         before = moments["sum"]
         after = before.addcmul(grad, grad)
-        used = after if group["accumulator"] == "standard" else before
+        used = after if group["direction"] == "adagrad" else before
         direction = grad / (used + group["eps"]).sqrt_()
         return {"sum": after}, direction
     beta1, beta2 = group["betas"]

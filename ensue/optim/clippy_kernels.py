@@ -27,7 +27,7 @@ def can_run(weight: Tensor, grad: Tensor, group: dict[str, Any]) -> bool:
     """Return whether the kernels do this step: Adagrad's, by Clippy or free, float32, in memory."""
     tensors = (weight, grad)
     return (
-        group["direction"] == "adagrad"
+        group["direction"] != "adam"
         and group["rule"] in ("clippy", "none")
         and all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
         and all(t.is_contiguous() for t in tensors)
@@ -38,7 +38,7 @@ def update(weight: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[s
     """Take the step of `ensue.optim.clippy`, or count a gradient that is not finite as skipped."""
     arrays = [t.detach().view(-1).numpy() for t in (grad, state["sum"], weight)]
     numbers = [np.float32(group[name]) for name in ("lr", "eps", "weight_decay")]
-    is_standard = group["accumulator"] == "standard"
+    is_standard = group["direction"] == "adagrad"
     bound = (np.float32(group["relative"]), np.float32(group["absolute"]))
     # Numbers without a sign are ordered as their bits are, and NaN is above infinity.
     excess = max(_in_stretches(_excess, arrays, (*numbers, is_standard, *bound)), key=_as_bits)

@@ -22,7 +22,7 @@ from torch import nn
 from ensue.errors import ConfigError, RunError
 from ensue.models.base import Model
 from ensue.optim.adagrad import Adagrad
-from ensue.optim.clippy import Clippy
+from ensue.optim.clippy import Clippy, Rule
 from ensue.optim.lazy_adam import LazyAdam
 from ensue.progress import Advance, track
 from ensue.training.checkpoints import (
@@ -299,8 +299,7 @@ def make_optimizer(model: Model, config: TrainingConfig) -> torch.optim.Optimize
         return Clippy(
             [group for group in groups if group["params"]],
             lr=config.learning_rate,
-            relative=config.clip_relative,
-            absolute=config.clip_absolute,
+            rule=Rule(relative=config.clip_relative, absolute=config.clip_absolute),
             weight_decay=config.weight_decay,
         )
     return torch.optim.Adam(
