@@ -46,6 +46,18 @@ PUBLISHED = {
 }
 WEIGHTINGS = ("uniform", "position", "discrepancy", "hybrid")
 ML_1M: dict[str, Any] = {"preset": "ml-1m", "fit": "train+validation"}
+# Chosen on validation for the student alone: of the preset it takes the dropout of a wider model.
+ML_1M_STUDENT: dict[str, Any] = {
+    "dim": 32,
+    "hidden_dim": 128,
+    "dropout": 0.0,
+    "learning_rate": 0.004,
+}
+# The 500 best items hold .93 of the teacher's probability, the 100 best .73.
+ML_1M_METHODS: dict[str, dict[str, Any]] = {
+    "rd": {},
+    "kd-topk": {"teacher_weight": 0.8, "num_kept": 500},
+}
 COST_EPOCHS = 3
 
 
@@ -167,12 +179,12 @@ def ml_1m(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     train = partial(ensue.train, "sasrec", dataset, **settings)
     teacher = _once(folder / "teacher", partial(train, dim=128))
     runs: dict[str, list[Run]] = {"teacher": [teacher]}
-    student: dict[str, Any] = {"dim": 32, "hidden_dim": 128}
     for seed in arguments.seeds:
-        alone = _once(folder / f"alone-{seed}", partial(train, seed=seed, **student))
+        alone = _once(folder / f"alone-{seed}", partial(train, seed=seed, **ML_1M_STUDENT))
         runs.setdefault("alone", []).append(alone)
-        for method in ("rd", "kd-topk"):
-            distill = partial(ensue.distill, teacher, dataset, method=method, seed=seed, **student)
+        for method, own in ML_1M_METHODS.items():
+            distill = partial(ensue.distill, teacher, dataset, method=method, seed=seed)
+            distill = partial(distill, **ML_1M_STUDENT, **own)
             one = _once(folder / f"{method}-{seed}", distill)
             runs.setdefault(method, []).append(one)
     values = {
@@ -214,9 +226,8 @@ def cost(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         training = sum(line["seconds"] for line in built.log())
         seconds = time.perf_counter() - started - training
         rows.append({"what": f"answers to all prefixes of ML-1M, {method}, K=10", "s": seconds})
-    student: dict[str, Any] = {"dim": 32, "hidden_dim": 128}
     rows += _ratios(
-        "SASRec on ML-1M", folder, teacher, dataset, student, ("rd", "kd-topk"), settings
+        "SASRec on ML-1M", folder, teacher, dataset, ML_1M_STUDENT, ("rd", "kd-topk"), settings
     )
     gowalla_data = caser.prepare("gowalla", folder / "gowalla", 1)
     common = {**GOWALLA, "epochs": 1, "fit": "train+validation"}
