@@ -6,8 +6,9 @@
     ... gowalla --runs FOLDER     keep the runs, and go on with those that are there; or ml-1m
 
 gowalla: Caser d=100 to d=50, data of `benchmarks.caser gowalla`, training and distillation as in
-the authors' program; the weightings of the paper's Table 4. Bars: MAP of the hybrid at least 1.03 x the student alone and .99 x the
-teacher; hybrid above position above 1/K; an answer of the student in .6 of the teacher's time.
+the authors' program; the weightings of the paper's Table 4. Bars: MAP of the hybrid at least 1.03 x
+the student alone and .99 x the teacher; hybrid above position above 1/K; an answer of the student
+in .6 of the teacher's time.
 ml-1m: SASRec dim 128 to dim 32, leave-one-out, settings of the preset ml-1m. Bar: one of the two
 methods recovers 60% of the gap in NDCG@10.
 cost: building the answers to all ML-1M prefixes at K=10 (bar: 60 s), and the time of an epoch with
