@@ -119,8 +119,9 @@ def recommend(
         requests = [answer.to_dict() for answer in answers]
         print_json(requests[0] if len(requests) == 1 else {"requests": requests})
         return
+    nobody = "for the history" if histories else "for the features"
     for answer in answers:
-        _print_answer(answer, opened.item_names())
+        _print_answer(answer, opened.item_names(), nobody)
 
 
 def _parse_pairs(assignments: list[str], flag: str) -> dict[str, str]:
@@ -152,7 +153,7 @@ def _follow(run: Run, user: str | None, options: dict[str, Any], as_json: bool) 
             if as_json:
                 print_json(answer.to_dict())
             else:
-                _print_answer(answer, names)
+                _print_answer(answer, names, "for the history")
 
 
 def _parse_event(line: str) -> dict[str, Any]:
@@ -180,8 +181,12 @@ def _parse_event(line: str) -> dict[str, Any]:
     return event
 
 
-def _print_answer(answer: Recommendation, names: dict[str, str]) -> None:
-    """Write one answer as a table, with what a person should know beside it."""
+def _print_answer(answer: Recommendation, names: dict[str, str], nobody: str) -> None:
+    """Write one answer as a table, with what a person should know beside it.
+
+    Args:
+        nobody: its title where no user is named.
+    """
     from ensue.cli.output import print_table
     from ensue.progress import note
 
@@ -191,7 +196,7 @@ def _print_answer(answer: Recommendation, names: dict[str, str]) -> None:
         note(f"Not in the catalogue, left out: {', '.join(answer.unknown_items)}.")
     if answer.unknown_context:
         note(f"Not in the log, taken for missing: {', '.join(answer.unknown_context)}.")
-    title = "for the history" if answer.user is None else f"for user {answer.user}"
+    title = nobody if answer.user is None else f"for user {answer.user}"
     columns = ["rank", "item", *(["name"] if names else []), "score"]
     rows = [
         [rank, item, *([names.get(item, "")] if names else []), score]

@@ -8,8 +8,10 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import ensue
+from ensue.cli.main import app
 from ensue.data.dataset import Dataset
 from ensue.errors import ConfigError, DataError, RunError, UsageError
 from ensue.runs.features import read_rows
@@ -104,6 +106,16 @@ def test_a_new_user_is_served_by_features(run: Run) -> None:
     one, both = run.recommend(histories=[[], ["i2", "i6"]], features={"country": "fr"}, k=4)
     assert one == answers[0]
     assert both.items != one.items
+
+
+def test_a_new_user_on_the_command_line(run: Run) -> None:
+    words = ("recommend", run.path, "--feature", "country=fr", "-k", 4)
+    (answer,) = run.recommend(features=[{"country": "fr"}], k=4)
+    assert call(*words, "--json") == answer.to_dict()
+    for more, title in (((), "for the features"), (("--history", "i2,i6"), "for the history")):
+        told = CliRunner().invoke(app, [str(word) for word in (*words, *more)])
+        assert told.exit_code == 0
+        assert title in told.stdout
 
 
 def test_features_that_do_not_fit_are_refused(run: Run, tmp_path: Path) -> None:
