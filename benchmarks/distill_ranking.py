@@ -235,8 +235,9 @@ def cost(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
         training = sum(line["seconds"] for line in built.log())
         seconds = time.perf_counter() - started - training
         rows.append({"what": f"answers to all prefixes of ML-1M, {method}, K=10", "s": seconds})
+    student = {**ML_1M_STUDENT, "epochs": 1}
     rows += _ratios(
-        "SASRec on ML-1M", folder, teacher, dataset, ML_1M_STUDENT, ("rd", "kd-topk"), settings
+        "SASRec on ML-1M", folder, teacher, dataset, student, ("rd", "kd-topk"), settings
     )
     gowalla_data = caser.prepare("gowalla", folder / "gowalla", 1)
     common = {**GOWALLA, "epochs": 1, "fit": "train+validation"}
