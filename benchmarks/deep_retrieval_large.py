@@ -37,7 +37,7 @@ from ensue.training.path_assignment import Candidates, Penalty, assign_paths, fi
 from ensue.training.path_scores import PathScores
 from ensue.training.path_start import cluster_candidates
 
-DIM, DEPTH, NUM_PATHS, TOP = 64, 3, 3, 100
+DIM, DEPTH, NUM_PATHS, TOP = 64, 3, 3, 100  # with 32 choices a layer, some 90 items a path
 BATCH, NOTED, NUM_CANDIDATES = 1024, 128, 50
 NOISE = 0.5
 ALPHA_PASSES = (1, 4)  # after which alpha is searched again: as long as a pass of the networks
@@ -53,13 +53,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--path-size", type=int, default=64)
+    parser.add_argument("--path-size", type=int, default=2000)
     parser.add_argument("--small", action="store_true", help="a check of the program")
     arguments = parser.parse_args()
     if arguments.small:
         arguments.items, arguments.minutes = 5_000, 0.1
     torch.manual_seed(0)
-    width = 100 if arguments.items >= 100_000 else 20
+    width = 32 if arguments.items >= 100_000 else 20
     vectors = make_items(arguments.items)
     picks = torch.randint(len(vectors), (50 if arguments.small else 1000,))
     queries = make_queries(vectors[picks]).numpy()
@@ -106,7 +106,7 @@ def make_queries(vectors: Tensor) -> Tensor:
 def train_paths(vectors: Tensor, width: int, path_size: int, seconds: float) -> PathIndex:
     """Return a path index: networks trained in turn with the assignment, for about so long."""
     num_items, deadline = len(vectors), time.perf_counter() + seconds
-    layers = PathLayers(DIM, depth=DEPTH, width=width, node_dim=DIM, hidden_dim=128)
+    layers = PathLayers(DIM, depth=DEPTH, width=width, node_dim=DIM, hidden_dim=256)
     start = cluster_candidates(
         vectors,
         depth=DEPTH,
