@@ -96,7 +96,7 @@ class WindowConvolutions(nn.Module):
         """The maximum of each filter over its positions (Eq. 3 to 5)."""
         sizes = [self.window - height + 1 for height in range(1, self.window + 1)]
         products = vectors.flatten(1) @ self._at_positions(sizes).flatten(0, 1).T
-        at_positions = products.view(len(vectors), -1, self.num_horizontal)
+        at_positions = products.view(len(vectors), sum(sizes), self.num_horizontal)
         by_height = torch.split(at_positions, sizes, dim=1)
         best = torch.cat([of_height.max(dim=1).values for of_height in by_height], dim=1)
         return ACTIVATIONS[self.activation](best + self.horizontal_bias)

@@ -134,7 +134,9 @@ def start(body: str) -> subprocess.Popen[str]:
 
 
 def test_an_interruption_ends_with_130_and_one_line():
-    process = start("print('started', flush=True); time.sleep(60)")
+    # A program started in the background of a shell may have been told to ignore Ctrl-C.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    process = start(f"{heed}; print('started', flush=True); time.sleep(60)")
     assert process.stdout.readline() == "started\n"
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
