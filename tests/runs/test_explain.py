@@ -41,6 +41,7 @@ def teacher(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return ensue.train("sasrec", dataset, out=tmp_path_factory.mktemp("runs") / "T", **settings)
 
 
+@pytest.mark.slow
 def test_all_methods_in_a_table_with_their_attribution(
     teacher: Run, dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from tests.helpers import make_dataset
 SETTINGS = {"dim": 8, "batch_size": 16, "epochs": 4, "patience": None, "checkpoint_seconds": 0.0}
 # An example of SASRec is a whole history: smaller batches, to have as many of them.
 OF_MODEL = dict.fromkeys(("caser", "bpr"), SETTINGS)
-OF_MODEL["sasrec"] = {**SETTINGS, "batch_size": 1, "max_len": 20}
+OF_MODEL["sasrec"] = {**SETTINGS, "batch_size": 2, "max_len": 20}
 
 
 @pytest.fixture(scope="module")

@@ -153,6 +153,7 @@ def test_too_few_long_histories() -> None:
     assert found.to_dict()["slope"] is None
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_slope_about_as_often_as_they_say() -> None:
     rng = np.random.default_rng(0)
     held = 0
