@@ -37,7 +37,7 @@ from ensue.training.path_assignment import Candidates, Penalty, assign_paths, fi
 from ensue.training.path_scores import PathScores
 from ensue.training.path_start import cluster_candidates
 
-DIM, DEPTH, NUM_PATHS, TOP = 64, 3, 3, 100  # with 32 choices a layer, some 90 items a path
+DIM, DEPTH, NUM_PATHS, TOP = 64, 3, 3, 100
 BATCH, NOTED, NUM_CANDIDATES = 1024, 128, 50
 NOISE = 0.5
 ALPHA_PASSES = (1, 4)  # after which alpha is searched again: as long as a pass of the networks
@@ -59,6 +59,7 @@ def main() -> int:
     if arguments.small:
         arguments.items, arguments.minutes = 5_000, 0.1
     torch.manual_seed(0)
+    # A few ten items a path: with a hundred choices a layer a beam of paths held too few items.
     width = 32 if arguments.items >= 100_000 else 20
     vectors = make_items(arguments.items)
     picks = torch.randint(len(vectors), (50 if arguments.small else 1000,))

@@ -8,16 +8,18 @@ Shapes: V table rows, R touched rows, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ensue.nn import cpu_kernels as kernels
+from ensue.optim._tensorwise import TensorwiseOptimizer
 
 
-class Adagrad(torch.optim.Optimizer):
+class Adagrad(TensorwiseOptimizer):
     """Row-wise lazy Adagrad; the rows of a parameter are its slices along the first axis.
 
     Args:
@@ -40,25 +42,23 @@ class Adagrad(torch.optim.Optimizer):
         defaults = {"lr": lr, "eps": eps, "initial": initial, "weight_decay": weight_decay}
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        for group in self.param_groups:
-            for parameter in (p for p in group["params"] if p.grad is not None):
-                state = self.state[parameter]
-                if not state:
-                    state["sum"] = torch.full_like(parameter, group["initial"])
-                shape = (len(parameter), -1) if parameter.dim() else (1, 1)
-                update_rows_(
-                    parameter.view(shape),
-                    parameter.grad.reshape(shape),
-                    state["sum"].view(shape),
-                    rate=group["lr"],
-                    eps=group["eps"],
-                    decay=group["weight_decay"],
-                )
-        return loss
+    def start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the sums of squares before the first step."""
+        return {"sum": torch.full_like(parameter, group["initial"])}
+
+    def update_(
+        self, parameter: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
+    ) -> None:
+        """Update the rows that have a gradient."""
+        shape = (len(parameter), -1) if parameter.dim() else (1, 1)
+        update_rows_(
+            parameter.view(shape),
+            grad.reshape(shape),
+            state["sum"].view(shape),
+            rate=group["lr"],
+            eps=group["eps"],
+            decay=group["weight_decay"],
+        )
 
 
 def update_rows_(

@@ -1,8 +1,7 @@
 """Clippy: Adagrad or Adam whose steps are shrunk, tensor by tensor, to what the weights can take.
 
-J. Tang, Y. Drori, D. Chang, M. Sathiamoorthy, J. Gilmer, L. Wei, X. Yi, L. Hong, E. H. Chi,
-"Improving Training Stability for Multitask Ranking Models in Recommender Systems", KDD 2023,
-arXiv:2302.09178, Algorithm 1. The rules that it was compared with stand beside it.
+Tang et al., "Improving Training Stability for Multitask Ranking Models in Recommender Systems", KDD
+2023, arXiv:2302.09178, Algorithm 1. The rules that it was compared with stand beside it.
 Departures: a gradient that is not finite leaves its tensor as it was, and is counted; the gradient
 of a table may be sparse, and the factor is then that of its rows; Adam's direction may take the
 place of Adagrad's. All of it stays on the tensor's device.
@@ -11,7 +10,7 @@ Shapes: V table rows, R rows of a sparse gradient.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ensue.optim import clippy_kernels as kernels
+from ensue.optim._tensorwise import TensorwiseOptimizer
 from ensue.optim.clipping import adaptive_factor, clippy_factor, norm_factor, trust_factor
 
 RuleName = Literal["clippy", "gc", "agc", "lamb", "none"]
@@ -71,7 +71,7 @@ class Direction:
         _check("initial > 0, or eps > 0", self.initial, is_positive)
 
 
-class Clippy(torch.optim.Optimizer):
+class Clippy(TensorwiseOptimizer):
     """w <- w - factor * lr * r, with one factor for each tensor (for each row with "agc").
 
     The state of a parameter holds its last "factor", and what `take_counts` tells. Biases and
@@ -98,23 +98,27 @@ class Clippy(torch.optim.Optimizer):
         defaults.pop("name")  # plain values, so that a saved state needs none of these classes
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        for group in self.param_groups:
-            for parameter in (p for p in group["params"] if p.grad is not None):
-                state = self.state[parameter]
-                if not state:
-                    self.state[parameter] = state = _start(parameter, group)
-                if parameter.grad.is_sparse:
-                    _update_rows(parameter, parameter.grad.coalesce(), state, group)
-                elif kernels.can_run(parameter, parameter.grad, group):
-                    kernels.update(parameter, parameter.grad, state, group)
-                else:
-                    moments = {name: state[name] for name in _moments(group)}
-                    _update(parameter, parameter.grad, moments, state, group)
-        return loss
+    def start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the moments and the counts before the first step."""
+        initial = 0.0 if group["direction"] == "adam" else group["initial"]
+        state = {name: torch.full_like(parameter, initial) for name in _moments(group)}
+        counts = ("step", "factor", "factor_sum", "taken", "skipped")
+        zero = torch.zeros(
+            (), dtype=torch.float64, device=parameter.device
+        )  # 1 - .999 ^ 1 needs it
+        return state | {name: zero.clone() for name in counts}
+
+    def update_(
+        self, parameter: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
+    ) -> None:
+        """Take the step of the whole tensor, of the rows of a sparse gradient, or none."""
+        if grad.is_sparse:
+            _update_rows(parameter, grad.coalesce(), state, group)
+        elif kernels.can_run(parameter, grad, group):
+            kernels.update(parameter, grad, state, group)
+        else:
+            moments = {name: state[name] for name in _moments(group)}
+            _update(parameter, grad, moments, state, group)
 
     def take_counts(self, parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
         """Return what was counted since the last call.
@@ -148,14 +152,6 @@ def _moments(group: dict[str, Any]) -> tuple[str, ...]:
     return ("mean", "square") if group["direction"] == "adam" else ("sum",)
 
 
-def _start(parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the state before the first step."""
-    initial = 0.0 if group["direction"] == "adam" else group["initial"]
-    state = {name: torch.full_like(parameter, initial) for name in _moments(group)}
-    counts = ("step", "factor", "factor_sum", "taken", "skipped")
-    return state | {name: torch.zeros((), device=parameter.device) for name in counts}
-
-
 def _update_rows(
     table: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
 ) -> None:
@@ -186,7 +182,7 @@ def _update(
     for name, value in moments.items():
         value.copy_(torch.where(is_finite, new[name], value))
     weight.copy_(torch.where(is_finite, weight - factor * step, weight))
-    note(state, factor.min() if factor.numel() else factor.new_ones(()), is_finite)
+    _note(state, factor.min() if factor.numel() else factor.new_ones(()), is_finite)
 
 
 def _directed(
@@ -219,7 +215,7 @@ def _factor(step: Tensor, weight: Tensor, grad: Tensor, group: dict[str, Any]) -
     return step.new_ones(())
 
 
-def note(state: dict[str, Tensor], factor: Tensor, is_finite: Tensor) -> None:
+def _note(state: dict[str, Tensor], factor: Tensor, is_finite: Tensor) -> None:
     """Count a step and its factor, or a skipped one."""
     state["factor"].copy_(torch.where(is_finite, factor, state["factor"]))
     state["factor_sum"] += torch.where(is_finite, factor, 0.0)

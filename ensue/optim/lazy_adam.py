@@ -8,14 +8,16 @@ Shapes: V table rows, R touched rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ensue.optim._tensorwise import TensorwiseOptimizer
 
-class LazyAdam(torch.optim.Optimizer):
+
+class LazyAdam(TensorwiseOptimizer):
     """Row-wise lazy Adam; the rows of a parameter are its slices along the first axis."""
 
     def __init__(
@@ -32,30 +34,30 @@ class LazyAdam(torch.optim.Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step."""
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        for group in self.param_groups:
-            for parameter in (p for p in group["params"] if p.grad is not None):
-                state = self.state[parameter]
-                if not state:
-                    state["step"] = torch.zeros(())
-                    state["exp_avg"] = torch.zeros_like(parameter)
-                    state["exp_avg_sq"] = torch.zeros_like(parameter)
-                state["step"] += 1
-                grad = parameter.grad.reshape(len(parameter), -1)
-                rows = (grad != 0).any(dim=1).nonzero().squeeze(1)
-                update_rows_(
-                    parameter.view(len(parameter), -1),
-                    rows,
-                    grad[rows],
-                    state["exp_avg"].view(len(parameter), -1),
-                    state["exp_avg_sq"].view(len(parameter), -1),
-                    group,
-                    int(state["step"]),
-                )
-        return loss
+    def start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
+        """Return a count of steps and the two moments before the first step."""
+        return {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+
+    def update_(
+        self, parameter: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
+    ) -> None:
+        """Update the rows that have a gradient."""
+        state["step"] += 1
+        grad = grad.reshape(len(parameter), -1)
+        rows = (grad != 0).any(dim=1).nonzero().squeeze(1)
+        update_rows_(
+            parameter.view(len(parameter), -1),
+            rows,
+            grad[rows],
+            state["exp_avg"].view(len(parameter), -1),
+            state["exp_avg_sq"].view(len(parameter), -1),
+            group,
+            int(state["step"]),
+        )
 
 
 def update_rows_(

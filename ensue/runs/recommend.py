@@ -67,7 +67,7 @@ class Recommendation:
         return answer
 
 
-class _Request(NamedTuple):  # a frozen dataclass takes four times as long to make
+class _Request(NamedTuple):  # a frozen dataclass takes twice as long to make
     """A request in dense ids: user 0 is unknown; `items` is the history.
 
     event_context: [n, C] of the n items.

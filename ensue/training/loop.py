@@ -37,6 +37,8 @@ from ensue.training.objective import Batch, Objective
 from ensue.training.prefetch import prefetch
 from ensue.training.schedules import learning_rate
 
+# Of models, where a name does not say "embedding": rows of items, or of values.
+TABLES = {"ids", "table", "tables", "own_output", "item_bias", "output_bias"}
 SHOW_SECONDS = 0.5  # between looks at the loss
 
 Validate = Callable[[Model], dict[str, float]]
@@ -308,8 +310,8 @@ def make_optimizer(model: Model, config: TrainingConfig) -> torch.optim.Optimize
 
 
 def is_table(name: str) -> bool:
-    """Return whether the parameter of this name holds a vector for each item, user or value."""
-    return "embedding" in name.rpartition(".")[2]
+    """Return whether the parameter of this name has a row for each item, user or value."""
+    return "embedding" in name or not TABLES.isdisjoint(name.split("."))
 
 
 def pick_device(name: str) -> torch.device:

@@ -30,7 +30,7 @@ from ensue.models.sequential.m3 import M3, M3Config
 from ensue.models.sequential.sasrec import SASRec, SASRecConfig
 from ensue.protocols import Scorer
 from ensue.training.config import TrainingConfig
-from ensue.training.loop import TrainingLoop
+from ensue.training.loop import TrainingLoop, is_table
 from ensue.training.objectives import make_objective
 from tests.contracts.planted import Planted, hit_rate, plant
 
@@ -179,6 +179,12 @@ def case(request: pytest.FixtureRequest) -> ModelCase:
 @pytest.fixture(scope="module")
 def model(case: ModelCase) -> Model:
     return case.make(STRUCTURE.train, STRUCTURE.train.num_users, NUM_ITEMS).eval()
+
+
+def test_what_has_a_row_for_each_item_or_user_is_known_as_a_table(model: Model) -> None:
+    counts = (model.num_items + 1, STRUCTURE.train.num_users, STRUCTURE.train.num_users + 1)
+    for name, parameter in model.named_parameters():
+        assert is_table(name) or len(parameter) not in counts, name
 
 
 @torch.no_grad()

@@ -167,35 +167,31 @@ def test_while_clipped_the_rate_does_not_matter(
         torch.testing.assert_close(once, twice)
 
 
-def test_without_a_bound_it_is_adagrad(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("settings", "theirs"),
+    [
+        ({"rule": "none"}, torch.optim.Adagrad),
+        ({"absolute": 1e12}, torch.optim.Adagrad),
+        ({"rule": "none", "direction": "adam"}, torch.optim.Adam),
+    ],
+)
+def test_without_a_bound_it_is_that_of_torch(
+    dtype: torch.dtype, settings: dict[str, Any], theirs: Any
+) -> None:
     torch.manual_seed(0)
     start = torch.randn(7, 5, dtype=dtype)
-    for settings in ({"rule": "none"}, {"absolute": 1e12}):
-        ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
-        own = make(ours, lr=0.3, weight_decay=0.01, **settings)
-        other = torch.optim.Adagrad(
-            [theirs], lr=0.3, initial_accumulator_value=0.1, eps=0, weight_decay=0.01
-        )
-        for _ in range(5):
-            ours.grad = torch.randn_like(start)
-            theirs.grad = ours.grad.clone()
-            own.step()
-            other.step()
-        torch.testing.assert_close(ours, theirs)
-
-
-def test_without_a_bound_it_is_adam() -> None:
-    torch.manual_seed(0)
-    start = torch.randn(7, 5)
-    ours, theirs = start.clone().requires_grad_(), start.clone().requires_grad_()
-    own = make(ours, lr=0.3, rule="none", direction="adam", weight_decay=0.01)
-    other = torch.optim.Adam([theirs], lr=0.3, weight_decay=0.01)
+    one, other = start.clone().requires_grad_(), start.clone().requires_grad_()
+    more = {"initial_accumulator_value": 0.1, "eps": 0} if theirs is torch.optim.Adagrad else {}
+    optimizers = [
+        make(one, lr=0.3, weight_decay=0.01, **settings),
+        theirs([other], lr=0.3, weight_decay=0.01, **more),
+    ]
     for _ in range(5):
-        ours.grad = torch.randn_like(start)
-        theirs.grad = ours.grad.clone()
-        own.step()
-        other.step()
-    torch.testing.assert_close(ours, theirs)
+        one.grad = torch.randn_like(start)
+        other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("direction", ["adagrad", "adam"])

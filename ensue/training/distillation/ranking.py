@@ -35,7 +35,7 @@ from ensue.training.distillation.teachers import TeacherCache
 from ensue.training.objective import Batch, QueryObjective
 
 Weighting = Literal["hybrid", "position", "discrepancy", "uniform", "reciprocal", "geometric"]
-SCORES = 1 << 20  # of probes, held at a time
+MAX_SCORES = 1 << 20  # of probes, held at a time
 
 
 class RankingDistillationConfig(Config):
@@ -187,7 +187,7 @@ class RankingTerm:
         column = items.new_full((self._num_items + 1,), -1)  # of an item among the probes
         column[probes] = torch.arange(len(probes), device=items.device)
         above = torch.empty(items.shape, dtype=torch.long, device=items.device)
-        size = max(1, SCORES // len(probes))
+        size = max(1, MAX_SCORES // len(probes))
         for first in range(0, len(queries), size):
             rows = slice(first, min(first + size, len(queries)))
             scores = queries[rows] @ table.T
@@ -212,7 +212,7 @@ class RankingTerm:
 def _count_above(scores: Tensor, values: Tensor) -> Tensor:
     """Return how many of scores [S, E] are above each of values [S, K] of their row [S, K]."""
     is_above, ones = torch.empty_like(scores), scores.new_ones(scores.shape[1])
-    # A product with ones adds 0s and 1s, exactly up to 2^24, in a tenth of the time of a sum.
+    # A product with ones adds 0s and 1s, exactly up to 2^24, in half the time of sums.
     counts = [torch.gt(scores, value[:, None], out=is_above) @ ones for value in values.T]
     return torch.stack(counts, dim=1).long()
 

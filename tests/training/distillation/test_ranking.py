@@ -142,7 +142,7 @@ def test_the_loss_is_that_of_the_paper(
     weighting: str,
     settings: dict[str, Any],
 ) -> None:
-    monkeypatch.setattr(ranking, "SCORES", 3 * NUM_ITEMS)  # a few queries at a time
+    monkeypatch.setattr(ranking, "MAX_SCORES", 3 * NUM_ITEMS)  # a few queries at a time
     student = make_student(name)
     settings = {**settings, "weighting": weighting, "alpha": 0.25}
     base, _, objective = make(tmp_path, student, **settings)
