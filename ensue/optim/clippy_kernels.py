@@ -81,7 +81,7 @@ def _threads(count: int) -> ThreadPoolExecutor:
 def _square_excess(  # type: ignore[no-untyped-def]
     grad, total, weight, rate, eps, decay, is_standard, relative, absolute
 ):
-    """Return the square of the largest |step| over its bound; NaN where a gradient or a sum is NaN."""
+    """Return the square of the largest |step| over its bound; NaN for a gradient or sum of NaN."""
     block = np.zeros(BLOCK, dtype=np.float32)
     worst = np.zeros(1, dtype=np.int32)
     for first in range(0, len(grad), BLOCK):
