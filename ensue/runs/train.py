@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +22,7 @@ from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.retrieval.two_tower_config import TowerConfig
 from ensue.models.sequence import ContextConfig
 from ensue.models.table import build_model, get_method, get_preset
+from ensue.runs.environment import hardware, versions
 from ensue.runs.output import open_output
 from ensue.runs.run import Run, save_run
 from ensue.training.config import TrainingConfig
@@ -140,8 +138,8 @@ def train_with(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - started,
         "num_parameters": sum(tensor.numel() for tensor in trained.state_dict().values()),
-        "versions": _versions(),
-        "hardware": _hardware(),
+        "versions": versions(),
+        "hardware": hardware(),
         **facts,
         **(examine(trained) if examine else {}),
     }
@@ -286,22 +284,4 @@ def _describe_dataset(dataset: Dataset) -> dict[str, Any]:
         "counts": info.counts,
         "split": info.split,
         "notes": info.notes,
-    }
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "ensue": version("ensue"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def _hardware() -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": gpu,
     }
