@@ -21,7 +21,6 @@ RUN/indexes/KIND/         what `ensue index` built
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -48,33 +47,18 @@ from ensue.models.table import build_model, get_method
 from ensue.runs.features import add_items, encode_features, save_encoders, similar_items
 from ensue.runs.follow import Follower
 from ensue.runs.recommend import Recommendation, Recommender
+from ensue.runs.stored import FORMAT, StoredRun
 from ensue.training.checkpoints import load_tensors, save_tensors
-from ensue.training.log import read_log
-
-FORMAT = 1
 
 
-class Run:
+class Run(StoredRun):
     """A finished run, opened. The model and the tables are read when they are first needed."""
 
+    kind = "run"
+
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self._indexes: dict[str, Index] = {}
-        file = self.path / "run.json"
-        if not file.is_file():
-            hint = "Make one with ensue train."
-            if (self.path / "checkpoints").is_dir():
-                hint = "Its training did not finish: run ensue train with --resume."
-            raise RunError(f"a run is a folder with a run.json; {self.path} has none. {hint}")
-        try:
-            self.info: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            stored = self.info["format"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise RunError(f"{file} must be what ensue train wrote; it is not: {error}") from None
-        if stored != FORMAT:
-            raise RunError(
-                f"{file} has format {stored!r}, this version reads {FORMAT}. Train again."
-            )
 
     @cached_property
     def model(self) -> Model:
@@ -291,30 +275,15 @@ class Run:
         files = sorted((self.path / "evaluation").glob("*.json"))
         return {f.stem: Evaluation.load(self.path / "evaluation", f.stem) for f in files}
 
-    def log(self) -> list[dict[str, Any]]:
-        """Return the lines of log.jsonl; none for models that are not trained in epochs."""
-        return read_log(self.path)
-
     def open_dataset(self, data: Dataset | str | Path | None) -> Dataset:
         """Return the dataset that the run was trained on; None is where it was at training time.
 
         Raises:
             UsageError: it is not there, or is another one.
         """
-        stored = self.info["dataset"]
         if not isinstance(data, Dataset):
-            path = Path(stored["path"] if data is None else data)
-            if data is None and not (path / "dataset.json").is_file():
-                raise UsageError(
-                    f"the dataset of {self.path} was at {path} and is not there now; "
-                    "pass its place with --data (data=...)."
-                )
-            data = Dataset(path)
-        if data.info.hash != stored["hash"]:
-            raise UsageError(
-                f"a run is evaluated on the dataset it was trained on ({stored['name']}, hash "
-                f"{stored['hash'][:12]}); {data.path} has hash {data.info.hash[:12]}."
-            )
+            data = Dataset(self.find_dataset(data))
+        self.check_dataset(data.path, data.info.hash)
         return data
 
 
