@@ -24,7 +24,6 @@ from ensue.runs.page import (
     Mean,
     Tile,
     build_page,
-    details,
     header,
     notes,
     plots,
@@ -34,12 +33,11 @@ from ensue.runs.page import (
     table,
 )
 from ensue.runs.paths_page import measure_paths, paths_section
-from ensue.runs.plots import draw_curve, draw_intervals
+from ensue.runs.plots import draw_intervals
+from ensue.runs.report_sections import learning_section, settings_section
 from ensue.runs.run import Run
 
 HEADLINES = ("map", "ndcg@10", "recall@10")
-RUN_FACTS = ("preset", "fit", "seed", "epochs", "best_epoch", "seconds", "num_parameters")
-RUN_GROUPS = ("config", "training", "dataset", "versions", "hardware")
 NUM_USERS_SHOWN = 3
 LENGTH_SHOWN = 10  # items of a history, and of a list
 
@@ -84,7 +82,7 @@ def build_html(
         title,
         [
             _header(title, info, evaluations),
-            _learning(log, info),
+            learning_section(log, info),
             _metrics(evaluations),
             _slices(evaluations),
             _gates(gates, context_gates),
@@ -93,7 +91,7 @@ def build_html(
             _distillation(info),
             _examples(examples),
             _protocol(evaluations),
-            _settings(info),
+            settings_section(info),
         ],
     )
 
@@ -184,36 +182,6 @@ def _header(
             below = show_interval(interval) if interval else ""
             tiles.append(Tile(f"{evaluation['metrics'][name]:.4f}", f"{name}, {split}", below))
     return header(title, facts, tiles)
-
-
-def _learning(log: Sequence[Mapping[str, Any]], info: Mapping[str, Any]) -> str:
-    if not log:
-        return section("Learning", "<p>This model is computed in one go: it has no epochs.</p>")
-    best_epoch = info.get("best_epoch") or None  # 0 where nothing was validated
-    metric = (info.get("training") or {}).get("metric")
-    epochs = [int(line["epoch"]) for line in log]
-    drawings = [
-        draw_curve("training loss", epochs, [line["loss"] for line in log], marked_epoch=best_epoch)
-    ]
-    validated = [line for line in log if metric in line.get("validation", {})]
-    if validated:
-        drawings.append(
-            draw_curve(
-                f"{metric} on validation",
-                [int(line["epoch"]) for line in validated],
-                [line["validation"][metric] for line in validated],
-                series=1,
-                marked_epoch=best_epoch,
-            )
-        )
-    seconds = sum(line.get("seconds", 0.0) for line in log)
-    plural = "" if len(log) == 1 else "s"
-    sentence = f"{len(log):,} epoch{plural} in {seconds:,.0f} s"
-    if log[-1].get("examples_per_s"):
-        sentence += f", {log[-1]['examples_per_s']:,.0f} examples/s in the last"
-    if best_epoch is not None:
-        sentence += f"; the weights of epoch {best_epoch} (circled) were kept"
-    return section("Learning", f"<p>{escape(sentence)}.</p>{plots(drawings)}")
 
 
 def _metrics(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
@@ -360,16 +328,6 @@ def _protocol(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     rules = settings_table(protocol) if protocol else ""
     body = notes(found) + rules
     return section("How it was measured", body) if body else ""
-
-
-def _settings(info: Mapping[str, Any]) -> str:
-    groups = {"run": {name: info[name] for name in RUN_FACTS if info.get(name) is not None}}
-    groups |= {name: info[name] for name in RUN_GROUPS if info.get(name)}
-    parts = [
-        details(name, settings_table(group), is_open=name == "config")
-        for name, group in groups.items()
-    ]
-    return section("Settings", "".join(parts))
 
 
 def _interval(evaluation: Mapping[str, Any], name: str) -> tuple[float, float] | None:
