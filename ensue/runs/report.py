@@ -34,7 +34,7 @@ from ensue.runs.page import (
 )
 from ensue.runs.paths_page import measure_paths, paths_section
 from ensue.runs.plots import draw_intervals
-from ensue.runs.report_sections import learning_section, settings_section
+from ensue.runs.report_sections import clipping_section, learning_section, settings_section
 from ensue.runs.run import Run
 
 HEADLINES = ("map", "ndcg@10", "recall@10")
@@ -83,6 +83,7 @@ def build_html(
         [
             _header(title, info, evaluations),
             learning_section(log, info),
+            clipping_section(log),
             _metrics(evaluations),
             _slices(evaluations),
             _gates(gates, context_gates),

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ensue.runs.page import details, plots, section, settings_table
+from ensue.runs.page import Mean, details, plots, section, settings_table, table
 from ensue.runs.plots import draw_curve
 
 RUN_FACTS = ("preset", "fit", "seed", "epochs", "best_epoch", "seconds", "num_parameters")
-RUN_GROUPS = ("config", "training", "dataset", "versions", "hardware")
+RUN_GROUPS = ("config", "stream", "training", "dataset", "versions", "hardware")
+MOST_CLIPPED = 6  # tensors whose factors are drawn
 
 
 def learning_section(log: Sequence[Mapping[str, Any]], info: Mapping[str, Any]) -> str:
@@ -42,6 +43,57 @@ def learning_section(log: Sequence[Mapping[str, Any]], info: Mapping[str, Any]) 
     if best_epoch is not None:
         sentence += f"; the weights of epoch {best_epoch} (circled) were kept"
     return section("Learning", f"<p>{escape(sentence)}.</p>{plots(drawings)}")
+
+
+def tasks_section(log: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str, str]]) -> str:
+    """Return the loss of each task by epoch, and what validation says of it; "" for one task."""
+    if len(tasks) < 2 or not log:
+        return ""
+    drawings = []
+    for task in tasks:
+        name, metric = task["name"], "auc" if task["kind"] == "binary" else "rmse"
+        lines = [line for line in log if name in line.get("task_losses", {})]
+        values = [line["task_losses"][name] for line in lines]
+        drawings.append(draw_curve(f"loss of {name}", _epochs(lines), values))
+        full_name = f"{metric}/{name}"
+        lines = [line for line in log if full_name in line.get("validation", {})]
+        if lines:
+            values = [line["validation"][full_name] for line in lines]
+            title = f"{metric} of {name} on validation"
+            drawings.append(draw_curve(title, _epochs(lines), values, series=1))
+    return section("Tasks", plots(drawings))
+
+
+def clipping_section(log: Sequence[Mapping[str, Any]]) -> str:
+    """Return the factors that steps were shrunk by; "" where no optimizer shrinks any."""
+    lines = [line for line in log if line.get("clipping")]
+    if not lines:
+        return ""
+    lowest = {
+        name: min(line["clipping"].get(name, 1.0) for line in lines)
+        for name in lines[-1]["clipping"]
+    }
+    shown = sorted(lowest, key=lambda name: lowest[name])
+    drawings = [
+        draw_curve(
+            f"factor of {name}", _epochs(lines), [line["clipping"].get(name, 1.0) for line in lines]
+        )
+        for name in shown[:MOST_CLIPPED]
+        if lowest[name] < 1
+    ]
+    skipped = sum(line.get("skipped_steps", 0) for line in lines)
+    explanation = (
+        "<p>The mean factor that the steps of a tensor were shrunk by in an epoch: 1 where they "
+        f"were taken as they were. Steps left out for gradients that were not finite: {skipped:,}."
+        "</p>"
+    )
+    rows = [[name, Mean(lines[-1]["clipping"][name]), Mean(lowest[name])] for name in shown]
+    factors = table(["tensor", "last epoch", "lowest epoch"], rows)
+    return section("Clipping", explanation + plots(drawings) + details("all tensors", factors))
+
+
+def _epochs(lines: Sequence[Mapping[str, Any]]) -> list[int]:
+    return [int(line["epoch"]) for line in lines]
 
 
 def settings_section(info: Mapping[str, Any]) -> str:
