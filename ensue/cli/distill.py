@@ -41,6 +41,12 @@ def distill(
     cache: Annotated[
         Path | None, typer.Option(help="Folder for the teacher's answers; default: its run.")
     ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            help="The student's first weights: random, or in its tables the teacher's, reduced."
+        ),
+    ] = "random",
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Train students of all partial kd methods, and compare."),
@@ -68,6 +74,7 @@ def distill(
         "preset": preset,
         "fit": fit,
         "cache": cache,
+        "start": start,
         "resume": resume,
         "overwrite": overwrite,
         **parse_settings(assignments or []),
@@ -82,6 +89,7 @@ def distill(
                 "--preset": preset,
                 "--fit": fit,
                 "--cache": cache,
+                "--start": None if start == "random" else start,
                 "--explain": explain,
                 "--resume": resume,
             },

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import polars as pl
 import torch
@@ -34,10 +34,12 @@ from ensue.training.distillation.knowledge import (
 )
 from ensue.training.distillation.objective import DistillationObjective, TeacherTerm
 from ensue.training.distillation.ranking import RankingDistillationConfig, RankingTerm
+from ensue.training.distillation.start import check_start, start_from_teacher_
 from ensue.training.distillation.teachers import Teacher, TeacherCache, teacher_cache
 from ensue.training.objective import Objective, QueryObjective
 from ensue.training.objectives import make_objective
 
+Start = Literal["random", "teacher"]
 METHODS = ("rd", *CATALOG_METHODS)
 _CHUNK_ROWS = 1 << 16
 
@@ -52,6 +54,7 @@ def distill(
     preset: str | None = None,
     fit: Fit | None = None,
     cache: str | Path | None = None,
+    start: Start = "random",
     resume: bool = False,
     overwrite: bool = False,
     **settings: Any,
@@ -71,6 +74,8 @@ def distill(
         preset: settings of the student, for a student of another family.
         fit: the part that trains; None is the teacher's.
         cache: where the teacher's answers are kept; None is the teacher's folder.
+        start: the student's first weights: "random", or in its tables those of a "teacher" of the
+            same family, in as many dimensions as the student has (`start_from_teacher_`).
         settings: of the student, of its training and of the method, by field name.
 
     Raises:
@@ -87,10 +92,10 @@ def distill(
     name = model or teacher.info["model"]
     own, chosen = _split_settings(name, method, settings)
     student = {**_base_settings(teacher, name, preset), **own}
-    _check_student(name, method, student)
+    _check_student(name, method, student, start, teacher)
     config = make_config(_config_of(method), chosen)
     folder = Path(cache) if cache is not None else teacher.path / "answers"
-    lesson = _Lesson(teacher, dataset, fit, method, config, folder)
+    lesson = _Lesson(teacher, dataset, fit, method, config, folder, start)
     return train_with(
         name,
         dataset,
@@ -110,9 +115,16 @@ class _Lesson:
     """What a teacher is asked for, and the objective that is made of its answers."""
 
     def __init__(
-        self, teacher: Run, dataset: Dataset, fit: Fit, method: str, config: Config, folder: Path
+        self,
+        teacher: Run,
+        dataset: Dataset,
+        fit: Fit,
+        method: str,
+        config: Config,
+        folder: Path,
+        start: Start,
     ) -> None:
-        self._dataset, self._fit, self._folder = dataset, fit, folder
+        self._dataset, self._fit, self._folder, self._start = dataset, fit, folder, start
         self._method, self._config = method, config
         self._name = teacher.info["model"]
         self._teacher = Teacher(teacher.model, identity(teacher))
@@ -126,6 +138,8 @@ class _Lesson:
         """Return the objective of a new student; the teacher answers now, if it has not yet."""
         base = make_objective(model, histories, batch_size=batch_size, seed=seed)
         assert isinstance(base, QueryObjective)
+        if self._start == "teacher":
+            start_from_teacher_(model, self._teacher.model)
         self._term = self._make_term(model, histories)
         return DistillationObjective(base, self._term, seed=seed)
 
@@ -166,6 +180,7 @@ class _Lesson:
         """Return what the student learned from, ready for JSON."""
         return {
             "method": self._method,
+            "start": self._start,
             "config": self._config.model_dump(),
             "teacher": {"model": self._name, "identity": self._teacher.identity},
         }
@@ -230,8 +245,10 @@ def identity(run: Run) -> str:
     return digest.hexdigest()[:20]
 
 
-def _check_student(name: str, method: str, settings: Mapping[str, Any]) -> None:
-    """Raise a UsageError for a student that the method cannot train."""
+def _check_student(
+    name: str, method: str, settings: Mapping[str, Any], start: Start, teacher: Run
+) -> None:
+    """Raise a UsageError for a student that the method cannot train, or that cannot start so."""
     config, _ = resolve_settings(name, settings)
     num_targets = getattr(config, "num_targets", 1)
     if method != "rd" and num_targets != 1:
@@ -239,6 +256,10 @@ def _check_student(name: str, method: str, settings: Mapping[str, Any]) -> None:
             f"{method} needs one target for each query; got num_targets={num_targets}. "
             "Set num_targets=1, or use rd."
         )
+    if start not in get_args(Start):
+        raise UsageError(f"start must be one of {get_args(Start)}; got {start!r}.")
+    if start == "teacher":
+        check_start(get_method(name).model, config.dim, teacher.model)  # type: ignore[attr-defined]
 
 
 def _read_groups(config: Config, dataset: Dataset) -> Tensor:

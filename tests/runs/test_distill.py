@@ -257,6 +257,18 @@ def test_answers_are_in_the_teachers_folder_by_default(
         distill(tmp_path / "teacher", out=tmp_path / "again", epochs=1)
 
 
+def test_a_student_that_starts_with_its_teachers_tables_begins_better(
+    sasrec: Run, tmp_path: Path
+) -> None:
+    settings: dict[str, Any] = {"method": "kd", "dim": 6, "epochs": 1, "teacher_weight": 1.0}
+    losses = []
+    for start in ("random", "teacher"):
+        run = distill(sasrec, out=tmp_path / start, start=start, **settings)
+        losses.append(run.log()[0]["loss"])
+        assert run.info["distillation"]["start"] == start
+    assert losses[1] < losses[0]
+
+
 @pytest.mark.parametrize(("method", "family"), [("rd", "caser"), ("kd-perm", "gru4rec")])
 def test_resume_after_an_interruption(
     caser: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, family: str
@@ -381,6 +393,9 @@ def test_groups_that_are_missing_or_wrong(caser: Run, tmp_path: Path) -> None:
         ({"model": "casr"}, UsageError, "no model 'casr'. Did you mean 'caser'"),
         ({"preset": "papr"}, UsageError, "no preset 'papr'. Did you mean 'paper'"),
         ({"fit": "test"}, UsageError, "fit must be"),
+        ({"start": "best"}, UsageError, "start must be one of"),
+        ({"start": "teacher", "model": "gru4rec"}, UsageError, "of the teacher's family, Caser"),
+        ({"start": "teacher", "dim": 16}, UsageError, "got dim=16 for 8"),
     ],
 )
 def test_wrong_use_is_one_sentence_and_leaves_nothing(
