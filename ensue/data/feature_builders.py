@@ -97,28 +97,31 @@ class BagsBuilder:
 
 
 class NumbersBuilder:
-    """A numeric feature; the first row of an id that has a value counts."""
+    """A numeric feature; the first row of an id that has a value counts.
+
+    numbers: [N + 1] as in the table, NaN where there is none.
+    """
 
     def __init__(self, num_rows: int) -> None:
-        self._numbers = np.full(num_rows, np.nan)
+        self.numbers = np.full(num_rows, np.nan)
         self._is_open = np.ones(num_rows, dtype=np.bool_)
 
     def add(self, rows: Rows, columns: Sequence[pl.Series]) -> None:
         """Add the values [n] of `rows`, which are dense ids [n]."""
-        numbers = to_numbers(columns[0])
-        _fill(self._numbers, rows, numbers, ~np.isnan(numbers), self._is_open)
+        values = to_numbers(columns[0])
+        _fill(self.numbers, rows, values, ~np.isnan(values), self._is_open)
 
     def build(self) -> Built:
         """Return the feature, standardized over the rows that have a value."""
-        is_missing = np.isnan(self._numbers)
-        there = self._numbers[~is_missing]
+        is_missing = np.isnan(self.numbers)
+        there = self.numbers[~is_missing]
         mean, deviation = 0.0, 1.0
         if len(there):
             mean = float(there.mean())
             spread = float(there.std())
             if there.min() < there.max() and spread > SMALLEST_DEVIATION:
                 deviation = spread
-        values = standardize(self._numbers, mean, deviation)
+        values = standardize(self.numbers, mean, deviation)
         missing = float(is_missing[1:].mean())
         return Built(values, int(len(there) > 0), missing, None, mean, deviation)
 

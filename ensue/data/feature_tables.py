@@ -118,7 +118,7 @@ def write_features(
     tables: list[SourceInfo] = []
     titles: pl.Series | None = None
     for source in sources:
-        reading = _Reading(dataset, side, source, raw_ids)
+        reading = TableReading(dataset, side, source, raw_ids)
         with track(f"Reading {side}", unit="rows") as advance:
             for file in source.files:
                 for chunk in file.read(source.roles.needed, _CHUNK_ROWS):
@@ -141,7 +141,7 @@ def write_features(
     return FeaturesInfo(columns=columns, tables=tables, hash=hashed), titles
 
 
-class _Reading:
+class TableReading:
     """The rows of one table on their way into builders."""
 
     def __init__(

@@ -76,6 +76,18 @@ class RowStore:
             position += len(chunk[name])
         return whole
 
+    def array(self, name: str) -> NDArray[Any]:
+        """Return a whole column: memory-mapped where rows went to disk, a copy in memory else."""
+        if not self._rows_on_disk:
+            return self.column(name)
+        if self._recent:
+            self._flush()
+        dtype = self.dtypes[name]
+        mapped: NDArray[Any] = np.memmap(
+            self._file(name), dtype=dtype, mode="r", shape=(self.num_rows,)
+        )
+        return mapped
+
     def clear(self) -> None:
         """Give up all rows, their memory and their files."""
         self._recent, self._recent_bytes = [], 0
