@@ -141,7 +141,7 @@ class VectorsBuilder:
     def add(self, rows: Rows, columns: Sequence[pl.Series]) -> None:
         """Add the values of `rows`, which are dense ids [n]."""
         if len(columns) > 1:
-            vectors = without_parts(np.stack([_floats(c) for c in columns], axis=1))
+            vectors = float_columns(columns)
         else:
             size = self._size or vector_size(columns[0], self._separator)
             vectors = to_vectors(columns[0], self._separator, size)
@@ -181,6 +181,15 @@ def make_builder(feature: Feature, num_rows: int, file: Path) -> Builder:
     if feature.kind == "numeric":
         return NumbersBuilder(num_rows)
     return VectorsBuilder(num_rows, feature.separator, file)
+
+
+def float_columns(columns: Sequence[pl.Series]) -> NDArray[np.float32]:
+    """Return the vectors [n, D] of D columns of numbers; NaN as a whole where one is missing.
+
+    Raises:
+        BadValueError: a value is no number of single precision.
+    """
+    return without_parts(np.stack([_floats(values) for values in columns], axis=1))
 
 
 def _floats(values: pl.Series) -> NDArray[np.float32]:

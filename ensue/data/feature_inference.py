@@ -134,6 +134,7 @@ def _is_reused(values: pl.Series) -> bool:
 
 
 def has_fraction(numbers: pl.Series) -> bool:
+    """Tell whether a number is not whole."""
     present = numbers.drop_nulls().drop_nans()
     return bool((present != present.floor()).any())
 
