@@ -85,5 +85,5 @@ def hash_arrays(folder: Path, schema: str) -> str:
                     hasher.update(block)
         elif file.suffix == ".arrow":  # two versions of Arrow may write the same values differently
             hasher.update(f"\n{file.name}\n".encode())
-            hasher.update("\0".join(pl.read_ipc(file)["raw_id"]).encode())
+            hasher.update(pl.read_ipc(file)["id"].to_numpy())
     return hasher.hexdigest()

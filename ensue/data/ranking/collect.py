@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ensue.data.feature_builders import float_columns
@@ -21,16 +20,15 @@ from ensue.data.feature_values import (
     BadValueError,
     to_bags,
     to_numbers,
-    to_texts,
     to_vectors,
     vector_size,
 )
 from ensue.data.ranking.roles import RowFeature, RowRoles
 from ensue.data.ranking.targets import Comparison, Target, read_weights
+from ensue.data.ranking.value_ids import ValueCodes
 from ensue.data.row_store import RowStore
 from ensue.data.tables import Chunk
 from ensue.data.times import TimeParser
-from ensue.data.vocabulary import Vocabulary
 from ensue.errors import DataError
 
 
@@ -93,9 +91,7 @@ class RowCollector:
         self.vectors = plan.of_kind("vector")
         self.widths = {one.name: _width(one, sample) for one in self.vectors}
         names = [*plan.coded, *(one.vocabulary for one in self.bags)]
-        self.vocabularies = {
-            name: Vocabulary(max_integer=memory_bytes // 512) for name in dict.fromkeys(names)
-        }
+        self.vocabularies = {name: ValueCodes(name) for name in dict.fromkeys(names)}
         share = memory_bytes // (1 + len(self.bags))
         self.rows = RowStore(self._dtypes(), folder / "rows", memory_bytes=share)
         self.values = [
@@ -160,8 +156,7 @@ class RowCollector:
 
     def _codes(self, values: pl.Series) -> NDArray[np.int32]:
         """Return the codes [n] of a categorical column; -1 is missing."""
-        texts = values if values.dtype.is_integer() else to_texts(values)
-        return encode(self.vocabularies[values.name], texts)
+        return self.vocabularies[values.name].encode(values)
 
     def _add_bag(self, chunk: Chunk, number: int, one: RowFeature) -> NDArray[np.int32]:
         """Add the values of a bag; return how many each row has [n]."""
@@ -169,7 +164,7 @@ class RowCollector:
             rows, texts = to_bags(chunk.rows[one.name], one.separator)
         except BadValueError as error:
             raise bad_value(chunk, "feature", one.name, (one.name,), error) from None
-        codes = encode(self.vocabularies[one.vocabulary], texts)
+        codes = self.vocabularies[one.vocabulary].encode(texts)
         if one.kind == "multi":  # each value once
             width = len(self.vocabularies[one.vocabulary]) + 1
             rows, codes = np.divmod(np.unique(rows * width + codes), width)
@@ -198,19 +193,6 @@ class RowCollector:
                 name = events.column
                 raise bad_value(chunk, "event", name, (name,), error) from None
             columns["event"] = is_event.astype(np.uint8)
-
-
-def encode(vocabulary: Vocabulary, values: pl.Series) -> NDArray[np.int32]:
-    """Return the codes [n] of integers or text; -1 is null.
-
-    A chunk has few distinct texts: the vocabulary looks each up once.
-    """
-    if values.dtype != pl.String or len(values) == 0:
-        return vocabulary.encode(values)
-    encoded = pc.dictionary_encode(values.to_arrow())
-    codes = vocabulary.encode(pl.Series(encoded.dictionary, dtype=pl.String))
-    places = pc.fill_null(encoded.indices, len(codes)).to_numpy(zero_copy_only=False)
-    return np.append(codes, np.int32(-1))[places]
 
 
 def bad_value(

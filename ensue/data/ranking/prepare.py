@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from ensue.data.feature_store import Side
 from ensue.data.feature_tables import FeatureSource, describe_sources, open_feature_sources
@@ -39,7 +38,6 @@ from ensue.data.ranking.sources import RowSource, open_row_sources, path_texts, 
 from ensue.data.ranking.targets import parse_comparison, parse_targets
 from ensue.data.ranking.writer import FinalOrder, RowWriter
 from ensue.data.splits import Split
-from ensue.data.vocabulary import dense_ids
 from ensue.errors import DataError, UsageError
 from ensue.files import atomic_directory, write_json
 from ensue.progress import note, track
@@ -203,10 +201,7 @@ def _build(
                 advance(len(chunk.rows))
     times = collector.rows.array("time") if plan.roles.time is not None else None
     final, split = find_order(settings.split, times, collector.rows.array("part"))
-    raw = {
-        name: dense_ids(words.raw(), np.ones(len(words), dtype=np.bool_))
-        for name, words in collector.vocabularies.items()
-    }
+    raw = {name: codes.raw() for name, codes in collector.vocabularies.items()}
     sides, unused = _join(work, tables, plan, raw)
     writer = RowWriter(folder, collector, final, raw, sides)
     scaling = writer.fit_scaling()
@@ -234,11 +229,11 @@ def _join(
     work: Path,
     tables: Mapping[Side, list[FeatureSource]],
     plan: Plan,
-    raw: Mapping[str, tuple[pl.Series, NDArray[np.int32]]],
+    raw: Mapping[str, pl.Series],
 ) -> tuple[list[SideFeature], dict[str, str]]:
     """Return the features of items and users, none of them named as a column of the rows is."""
     columns: dict[Side, str | None] = {"items": plan.roles.item, "users": plan.roles.user}
-    raw_ids = {side: raw[name][0] for side, name in columns.items() if name is not None}
+    raw_ids = {side: raw[name] for side, name in columns.items() if name is not None}
     sides, unused = read_side_tables(work, tables, raw_ids)
     seen = {*(one.name for one in plan.roles.features), *plan.coded}
     for one in sides:

@@ -28,7 +28,8 @@ class Scaling:
 
     def apply(self, numbers: NDArray[np.float64]) -> NDArray[np.float32]:
         """Return numbers [n, K] as they are stored; NaN stays NaN."""
-        scaled = np.where(self.is_log, log_scale(numbers), numbers)
+        scaled = numbers.copy()
+        scaled[:, self.is_log] = log_scale(numbers[:, self.is_log])
         scaled -= self.means
         scaled /= self.deviations
         largest = float(np.finfo(np.float32).max)

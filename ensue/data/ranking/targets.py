@@ -33,7 +33,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     ">": operator.gt,
     "<": operator.lt,
 }
-_NAME = re.compile(r"(?P<rest>.+\S)\s+as\s+(?P<name>[^\s/]+)\s*")
+_NAME = re.compile(r"(?P<rest>.*\S)\s+as\s+(?P<name>[^\s/]+)\s*")
 _KIND = re.compile(r"(?P<rest>.+):(?P<kind>binary|regression)")
 _COMPARISON = re.compile(r"(?P<column>.+?)(?P<operator>>=|<=|>|<|=)(?P<value>.+)")
 

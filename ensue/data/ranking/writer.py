@@ -76,13 +76,13 @@ class RowWriter:
         folder: Path,
         collector: RowCollector,
         final: FinalOrder,
-        raw: dict[str, tuple[pl.Series, NDArray[np.int32]]],
+        raw: dict[str, pl.Series],
         sides: Sequence[SideFeature],
     ) -> None:
         """Start to write.
 
         Args:
-            raw: vocabulary -> raw values of the codes 1..V, and the code of each collected one.
+            raw: vocabulary -> raw values [V] of the codes 1..V, which were collected as 0..V - 1.
         """
         self._folder, self._collector, self._final = folder, collector, final
         self._raw, self._sides = raw, sides
@@ -190,7 +190,7 @@ class RowWriter:
 
     def write_vocabularies(self) -> dict[str, int]:
         """Write all vocabularies; return the number of values of each."""
-        raw = {name: values for name, (values, _) in self._raw.items()}
+        raw = dict(self._raw)
         for side in self._sides:
             if side.vocabulary is not None:
                 raw[side.feature.name] = side.vocabulary
@@ -214,13 +214,10 @@ class RowWriter:
     def _write_codes(self) -> NDArray[np.int32]:
         """Write the codes; count the values of training rows."""
         plan, sides = self._collector.plan, self._of_sides("categorical")
-        sizes = [len(self._raw[n][0]) if n in self._raw else 0 for n in self.code_columns]
+        sizes = [len(self._raw[n]) if n in self._raw else 0 for n in self.code_columns]
         for side in sides:
             sizes[self.code_columns.index(side.feature.name)] = side.size
         counts = [np.zeros(size + 1, dtype=np.int64) for size in sizes]
-        maps = [np.append(np.int32(0), self._raw[name][1][:-1]) for name in plan.coded]
-        starts = np.cumsum([0, *map(len, maps)])[:-1] + 1  # code -1 is before its map's others
-        whole = np.concatenate([np.empty(0, dtype=np.int32), *maps])
         own = [self.code_columns.index(name) for name in plan.coded]
         collected = self._collector.matrix("codes", np.int32)
         out = create(self._folder / "codes.npy", np.int32, self._shape(len(self.code_columns)))
@@ -229,7 +226,7 @@ class RowWriter:
             for first, rows in self._final.chunks():
                 chunk = collected[rows]
                 done = slice(first, first + len(chunk))
-                out[done, own] = whole[chunk + starts]
+                out[done, own] = chunk + 1
                 for side in sides:
                     place = self.code_columns.index(side.feature.name)
                     out[done, place] = side.values[self.side_codes(side.side, done)]  # type: ignore[index]
@@ -268,16 +265,15 @@ class RowWriter:
         lengths = np.minimum(given, max_length).astype(np.int32) if is_history else given
         starts += given - lengths
         values = self._collector.values[number].array("code")
-        raw, dense = self._raw[one.vocabulary]
         sorted_lengths = self._final.sort(lengths)
         ends = np.cumsum(sorted_lengths, dtype=np.int64)
         num_values = int(ends[-1]) if len(ends) else 0
         out = create(self._folder / f"bag-{number}.values.npy", np.int32, (num_values,))
-        counts = np.zeros(len(raw) + 1, dtype=np.int64)
+        counts = np.zeros(len(self._raw[one.vocabulary]) + 1, dtype=np.int64)
         place = 0
         for first, rows in self._final.chunks():
             own = lengths[rows]
-            codes = dense[values[ragged_rows(starts[rows], own)]]
+            codes = values[ragged_rows(starts[rows], own)] + 1
             if not is_history:
                 codes = codes[np.lexsort((codes, np.repeat(np.arange(len(own)), own)))]
             out[place : place + len(codes)] = codes
