@@ -1,10 +1,10 @@
-"""`ensue prepare`: log files to a dataset."""
+"""`ensue prepare`: log files to a dataset, or tables of rows to one for ranking models."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +30,30 @@ def prepare(
     label: Annotated[
         list[str] | None, typer.Option(help="Column of numbers such as a rating; repeat.")
     ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Make a dataset for ranking models that predict this: COLUMN, COLUMN:binary, "
+            "COLUMN:regression, 'COLUMN>=4', 'COLUMN=TEXT', any with ' as NAME'; repeat."
+        ),
+    ] = None,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --target: column of row weights, or TARGET=COLUMN for one target; repeat."
+        ),
+    ] = None,
+    history_length: Annotated[
+        int | None,
+        typer.Option(
+            help="With --target: the most values of a history; 0 is none of the log. 50 where the "
+            "input has users, items and times."
+        ),
+    ] = None,
+    history_where: Annotated[
+        str | None,
+        typer.Option(help="With --target: rows that count as events of histories, as click=1."),
+    ] = None,
     context: Annotated[
         list[str] | None,
         typer.Option(help="Another column to keep; NAME:text keeps numbers as text; repeat."),
@@ -49,7 +73,8 @@ def prepare(
         str | None,
         typer.Option(
             help="leave-one-out (the default), ratio:0.7,0.1,0.2, time:0.8,0.9, "
-            "time:2020-01-01,2020-02-01, files or none."
+            "time:2020-01-01,2020-02-01, files or none; with --target ratio:0.8,0.1,0.1 of all "
+            "rows in the order of time is the default."
         ),
     ] = None,
     train: Annotated[
@@ -70,7 +95,8 @@ def prepare(
         typer.Option(
             help="NAME=ROLE for a column of these tables: id, title, categorical, multi (multi:SEP "
             "says what splits text), numeric, vector or ignore; items.NAME and users.NAME are "
-            "columns of one side; repeat."
+            "columns of one side; repeat. With --target also of the rows, and there numeric:log, "
+            "numeric:plain, history:COLUMN:SEP or group."
         ),
     ] = None,
     memory: Annotated[str, typer.Option(help="Memory to work in, as 500MB or 4GB.")] = "2GB",
@@ -80,9 +106,14 @@ def prepare(
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,
 ) -> None:
-    """Make a dataset of log files: checked, filtered, split and sorted by user and time."""
+    """Make a dataset of log files: checked, filtered, split and sorted by user and time.
+
+    With --target it is one for ranking models: rows with features and labels, sorted by time.
+    """
     from ensue.cli.output import print_json
+    from ensue.cli.prepare_ranking import check_ranking_flags, parse_weights, print_ranking_summary
     from ensue.data.prepare import prepare as prepare_dataset
+    from ensue.data.ranking.prepare import prepare_ranking
 
     parts = {"train": train, "validation": validation, "test": test}
     by_part = {part: files for part, files in parts.items() if files}
@@ -91,24 +122,51 @@ def prepare(
             "the input is either files, or --train with --validation and --test; got "
             f"{'both' if inputs else 'neither'}."
         )
+    check_ranking_flags(
+        is_ranking=bool(target),
+        ranking={
+            "--weight": weight,
+            "--history-length": history_length,
+            "--history-where": history_where,
+        },
+        other={"--label": label, "--context": context, "--filter": filter},
+    )
+    shared: dict[str, Any] = {
+        "user": user,
+        "item": item,
+        "time": time,
+        "format": format,
+        "delimiter": delimiter.replace("\\t", "\t") if delimiter else None,
+        "split": split,
+        "items": items,
+        "users": users,
+        "features": _parse_features(feature or ()),
+        "memory": memory,
+        "name": name,
+        "overwrite": overwrite,
+    }
+    if target:
+        rows = prepare_ranking(
+            inputs or by_part,
+            out,
+            targets=target,
+            weights=parse_weights(weight or ()),
+            history_length=history_length,
+            history_where=history_where,
+            **shared,
+        )
+        if as_json:
+            print_json({"path": str(out), **rows.info.model_dump()})
+        else:
+            print_ranking_summary(out, rows.info)
+        return
     dataset = prepare_dataset(
         inputs or by_part,
         out,
-        user=user,
-        item=item,
-        time=time,
         labels=label or (),
         context=context or (),
-        format=format,
-        delimiter=delimiter.replace("\\t", "\t") if delimiter else None,
         filters=filter or (),
-        split=split,
-        items=items,
-        users=users,
-        features=_parse_features(feature or ()),
-        memory=memory,
-        name=name,
-        overwrite=overwrite,
+        **shared,
     )
     if as_json:
         print_json({"path": str(out), **dataset.info.model_dump()})

@@ -84,6 +84,11 @@ class Dataset:
             )
         try:
             raw = json.loads(file.read_text(encoding="utf-8"))
+            if raw.get("kind") == "ranking":
+                raise DataError(
+                    f"a dataset of interactions is needed; {self.path} holds rows for ranking "
+                    "models. Open it with RankingDataset, or run ensue prepare without --target."
+                )
             if raw.get("format") != FORMAT:
                 raise DataError(
                     f"{file} has format {raw.get('format')!r}, this version reads {FORMAT}. "

@@ -97,28 +97,31 @@ class BagsBuilder:
 
 
 class NumbersBuilder:
-    """A numeric feature; the first row of an id that has a value counts."""
+    """A numeric feature; the first row of an id that has a value counts.
+
+    numbers: [N + 1] as in the table, NaN where there is none.
+    """
 
     def __init__(self, num_rows: int) -> None:
-        self._numbers = np.full(num_rows, np.nan)
+        self.numbers = np.full(num_rows, np.nan)
         self._is_open = np.ones(num_rows, dtype=np.bool_)
 
     def add(self, rows: Rows, columns: Sequence[pl.Series]) -> None:
         """Add the values [n] of `rows`, which are dense ids [n]."""
-        numbers = to_numbers(columns[0])
-        _fill(self._numbers, rows, numbers, ~np.isnan(numbers), self._is_open)
+        values = to_numbers(columns[0])
+        _fill(self.numbers, rows, values, ~np.isnan(values), self._is_open)
 
     def build(self) -> Built:
         """Return the feature, standardized over the rows that have a value."""
-        is_missing = np.isnan(self._numbers)
-        there = self._numbers[~is_missing]
+        is_missing = np.isnan(self.numbers)
+        there = self.numbers[~is_missing]
         mean, deviation = 0.0, 1.0
         if len(there):
             mean = float(there.mean())
             spread = float(there.std())
             if there.min() < there.max() and spread > SMALLEST_DEVIATION:
                 deviation = spread
-        values = standardize(self._numbers, mean, deviation)
+        values = standardize(self.numbers, mean, deviation)
         missing = float(is_missing[1:].mean())
         return Built(values, int(len(there) > 0), missing, None, mean, deviation)
 
@@ -138,7 +141,7 @@ class VectorsBuilder:
     def add(self, rows: Rows, columns: Sequence[pl.Series]) -> None:
         """Add the values of `rows`, which are dense ids [n]."""
         if len(columns) > 1:
-            vectors = without_parts(np.stack([_floats(c) for c in columns], axis=1))
+            vectors = float_columns(columns)
         else:
             size = self._size or vector_size(columns[0], self._separator)
             vectors = to_vectors(columns[0], self._separator, size)
@@ -178,6 +181,15 @@ def make_builder(feature: Feature, num_rows: int, file: Path) -> Builder:
     if feature.kind == "numeric":
         return NumbersBuilder(num_rows)
     return VectorsBuilder(num_rows, feature.separator, file)
+
+
+def float_columns(columns: Sequence[pl.Series]) -> NDArray[np.float32]:
+    """Return the vectors [n, D] of D columns of numbers; NaN as a whole where one is missing.
+
+    Raises:
+        BadValueError: a value is no number of single precision.
+    """
+    return without_parts(np.stack([_floats(values) for values in columns], axis=1))
 
 
 def _floats(values: pl.Series) -> NDArray[np.float32]:

@@ -145,13 +145,13 @@ class FeatureEncoder:
     def _encode(
         self, info: FeatureInfo, rows: Sequence[Mapping[str, Any]], unknown: dict[str, None]
     ) -> NDArray[Any] | Bags:
-        given = [_value(info, row) for row in rows]
+        given = [value_of(info, row) for row in rows]
         try:
             if info.kind == "categorical":
                 return self._codes(info, given, unknown)
             if info.kind == "multi":
                 return self._bags(info, given, unknown)
-            return (_numbers if info.kind == "numeric" else _vectors)(info, given)
+            return (_numbers if info.kind == "numeric" else read_vectors)(info, given)
         except BadValueError as error:
             raise UsageError(
                 f"feature {info.name!r} must hold {error.needed}; row {error.index + 1} has "
@@ -162,7 +162,7 @@ class FeatureEncoder:
         self, info: FeatureInfo, given: Sequence[Any], unknown: dict[str, None]
     ) -> NDArray[np.int32]:
         codes = np.zeros(len(given) + 1, dtype=np.int32)
-        texts = {row: _text(value, row) for row, value in enumerate(given)}
+        texts = {row: read_text(value, row) for row, value in enumerate(given)}
         there = {row: text for row, text in texts.items() if text is not None}
         codes[np.array(list(there), dtype=np.int64) + 1] = self._look_up(
             info, list(there.values()), unknown
@@ -170,7 +170,7 @@ class FeatureEncoder:
         return codes
 
     def _bags(self, info: FeatureInfo, given: Sequence[Any], unknown: dict[str, None]) -> Bags:
-        rows, texts = _bag_texts(given, info.separator)
+        rows, texts = read_bags(given, info.separator)
         codes = self._look_up(info, texts, unknown)
         rows, codes = rows[codes > 0] + 1, codes[codes > 0]
         return make_bags(rows, codes, num_rows=len(given) + 1)
@@ -183,7 +183,7 @@ class FeatureEncoder:
         return codes
 
 
-def _value(info: FeatureInfo, row: Mapping[str, Any]) -> Any:
+def value_of(info: FeatureInfo, row: Mapping[str, Any]) -> Any:
     """Return the value of a feature in a row; of a vector in several columns, their numbers."""
     if info.name in row or len(info.sources) == 1:
         return row.get(info.name, row.get(info.sources[0]))
@@ -197,7 +197,7 @@ def _is_missing(value: Any) -> bool:
     return isinstance(value, Real) and math.isnan(value)
 
 
-def _text(value: Any, index: int) -> str | None:
+def read_text(value: Any, index: int) -> str | None:
     """Return a value as the text that `prepare` makes of it."""
     if _is_missing(value):
         return None
@@ -212,8 +212,11 @@ def _text(value: Any, index: int) -> str | None:
     return value.strip()
 
 
-def _bag_texts(given: Sequence[Any], separator: str | None) -> tuple[NDArray[np.int64], list[str]]:
-    """Return the row [S] and the text [S] of each value, in lists or in text to be split."""
+def read_bags(given: Sequence[Any], separator: str | None) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the row [S] and the text [S] of each value, in lists or in text to be split.
+
+    Those of one row are in order and next to each other.
+    """
     in_text = _rows_of_text(given)
     try:
         places, split = to_bags(_series(given, in_text), separator)
@@ -224,7 +227,7 @@ def _bag_texts(given: Sequence[Any], separator: str | None) -> tuple[NDArray[np.
         if isinstance(value, str):
             continue
         several = isinstance(value, Collection | np.ndarray)
-        parts = [_text(part, row) for part in (value if several else [value])]
+        parts = [read_text(part, row) for part in (value if several else [value])]
         there = [part for part in parts if part is not None]
         rows += [row] * len(there)
         texts += there
@@ -233,10 +236,20 @@ def _bag_texts(given: Sequence[Any], separator: str | None) -> tuple[NDArray[np.
 
 def _numbers(info: FeatureInfo, given: Sequence[Any]) -> NDArray[np.float32]:
     """Return standardized numbers [B + 1], NaN where there is none."""
-    numbers = np.full(len(given) + 1, np.nan)
+    numbers = np.concatenate([[np.nan], read_numbers(given)])
+    return standardize(numbers, info.mean, info.deviation)
+
+
+def read_numbers(given: Sequence[Any]) -> NDArray[np.float64]:
+    """Return numbers [B], in text or not, NaN where there is none.
+
+    Raises:
+        BadValueError: a value is no finite number.
+    """
+    numbers = np.full(len(given), np.nan)
     in_text = _rows_of_text(given)
     try:
-        numbers[1:][in_text] = to_numbers(_series(given, in_text))
+        numbers[in_text] = to_numbers(_series(given, in_text))
     except BadValueError as error:
         raise BadValueError(in_text[error.index], error.needed) from None
     for row, value in enumerate(given):
@@ -244,11 +257,11 @@ def _numbers(info: FeatureInfo, given: Sequence[Any]) -> NDArray[np.float32]:
             continue
         if not isinstance(value, Real | np.bool_) or abs(float(value)) > LARGEST:
             raise BadValueError(row, "finite numbers alone")
-        numbers[row + 1] = value
-    return standardize(numbers, info.mean, info.deviation)
+        numbers[row] = value
+    return numbers
 
 
-def _vectors(info: FeatureInfo, given: Sequence[Any]) -> NDArray[np.float32]:
+def read_vectors(info: FeatureInfo, given: Sequence[Any]) -> NDArray[np.float32]:
     """Return vectors [B + 1, D], NaN where there is none."""
     vectors = np.full((len(given) + 1, info.size), np.nan, dtype=np.float32)
     in_text = _rows_of_text(given)

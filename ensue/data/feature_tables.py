@@ -37,7 +37,7 @@ from ensue.errors import DataError, UsageError, did_you_mean
 from ensue.progress import track
 
 _SAMPLE_ROWS = 10_000
-_CHUNK_ROWS = 1 << 16
+CHUNK_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,10 @@ def write_features(
     tables: list[SourceInfo] = []
     titles: pl.Series | None = None
     for source in sources:
-        reading = _Reading(dataset, side, source, raw_ids)
+        reading = TableReading(dataset, side, source, raw_ids)
         with track(f"Reading {side}", unit="rows") as advance:
             for file in source.files:
-                for chunk in file.read(source.roles.needed, _CHUNK_ROWS):
+                for chunk in file.read(source.roles.needed, CHUNK_ROWS):
                     reading.add(chunk)
                     advance(len(chunk.rows))
         unused = dict(source.roles.unused)
@@ -141,8 +141,11 @@ def write_features(
     return FeaturesInfo(columns=columns, tables=tables, hash=hashed), titles
 
 
-class _Reading:
-    """The rows of one table on their way into builders."""
+class TableReading:
+    """The rows of one table on their way into builders.
+
+    builders: of each feature, in their order.
+    """
 
     def __init__(
         self, dataset: Path, side: Side, source: FeatureSource, raw_ids: pl.Series
@@ -151,7 +154,7 @@ class _Reading:
         self._known = pl.DataFrame({"raw": raw_ids.cast(pl.String)}).with_row_index("dense", 1)
         num_rows = len(raw_ids) + 1
         features_folder(dataset, side).mkdir(exist_ok=True)
-        self._builders: list[tuple[Feature, Builder]] = [
+        self.builders: list[tuple[Feature, Builder]] = [
             (feature, make_builder(feature, num_rows, self._file(number)))
             for number, feature in enumerate(source.roles.features)
         ]
@@ -177,7 +180,7 @@ class _Reading:
         if roles.title:
             titles = self._read_titles(chunk, places, known[roles.title])
             self._titles.append(pl.DataFrame({"dense": rows, "title": titles}).drop_nulls())
-        for feature, builder in self._builders:
+        for feature, builder in self.builders:
             try:
                 builder.add(rows, [known[name] for name in feature.sources])
             except BadValueError as error:
@@ -196,13 +199,13 @@ class _Reading:
                 f"{self._source.path} has none of them in its column {self._source.roles.id!r}. "
                 f"Say which column holds {one} with --feature NAME=id."
             )
-        for feature, builder in self._builders:
+        for feature, builder in self.builders:
             yield feature, builder.build()
 
     def write(self, feature: Feature, built: Built, number: int) -> None:
         """Write a finished feature as column `number`."""
         if feature.kind == "vector":  # is in its file already
-            place = [one for one, _ in self._builders].index(feature)
+            place = [one for one, _ in self.builders].index(feature)
             os.replace(self._file(place), values_file(self._dataset, self._side, number))
         else:
             write_values(self._dataset, self._side, number, built.values)

@@ -103,13 +103,20 @@ def to_numbers(values: pl.Series) -> NDArray[np.float64]:
     Raises:
         BadValueError: a value is no number, or beyond LARGEST.
     """
-    texts = to_texts(values) if values.dtype == pl.String else values
+    texts = values
+    if values.dtype == pl.String:
+        plain = values.cast(pl.Float64, strict=False)
+        if plain.null_count() == values.null_count() + int((values == "").sum()):
+            texts = plain
+        else:  # white space, or worse
+            texts = to_texts(values)
     numbers = to_float(texts)
-    is_large = (numbers.abs() > LARGEST) & numbers.is_not_nan()
-    is_broken = (numbers.is_null() & texts.is_not_null()) | is_large.fill_null(False)
-    if is_broken.any():
-        raise BadValueError(is_broken.arg_max() or 0, "finite numbers alone")
     result: NDArray[Any] = numbers.fill_null(float("nan")).to_numpy()
+    is_broken = np.abs(result) > LARGEST
+    if numbers.null_count() > texts.null_count():
+        is_broken |= (numbers.is_null() & texts.is_not_null()).to_numpy()
+    if is_broken.any():
+        raise BadValueError(int(is_broken.argmax()), "finite numbers alone")
     return result
 
 

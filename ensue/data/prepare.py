@@ -87,7 +87,7 @@ def prepare(
     wanted = parse_split(split, has_files=isinstance(inputs, Mapping))
     choice = Choice(user, item, time, _as_list(labels), _as_list(context))
     with (
-        _full_disk_is_data_error(Path(out)),
+        full_disk_is_data_error(Path(out)),
         atomic_directory(out, marker="dataset.json", overwrite=overwrite) as folder,
     ):
         files = open_inputs(inputs, choice, format=format, delimiter=delimiter)
@@ -255,7 +255,12 @@ def _notes(split: Split, *, has_time: bool) -> list[str]:
 
 
 @contextmanager
-def _full_disk_is_data_error(out: Path) -> Iterator[None]:
+def full_disk_is_data_error(out: Path) -> Iterator[None]:
+    """Turn an error of a full disk into one that says what to do.
+
+    Raises:
+        DataError: the disk that holds `out` is full.
+    """
     try:
         yield
     except OSError as error:

@@ -76,6 +76,18 @@ class RowStore:
             position += len(chunk[name])
         return whole
 
+    def array(self, name: str) -> NDArray[Any]:
+        """Return a whole column, not to be changed: memory-mapped where rows went to disk."""
+        if not self._rows_on_disk:
+            return self._merged()[name]
+        if self._recent:
+            self._flush()
+        dtype = self.dtypes[name]
+        mapped: NDArray[Any] = np.memmap(
+            self._file(name), dtype=dtype, mode="r", shape=(self.num_rows,)
+        )
+        return mapped
+
     def clear(self) -> None:
         """Give up all rows, their memory and their files."""
         self._recent, self._recent_bytes = [], 0
@@ -86,6 +98,17 @@ class RowStore:
         """Return an empty store of the same columns, in a folder beside this one's."""
         limit = self.memory_bytes if memory_bytes is None else memory_bytes
         return RowStore(self.dtypes, self.folder.with_name(name), memory_bytes=limit)
+
+    def _merged(self) -> Columns:
+        """Return the rows in memory as one chunk, which takes the place of all."""
+        if len(self._recent) != 1:
+            merged: Columns = {}
+            for name in self.dtypes:
+                merged[name] = self.column(name)
+                for chunk in self._recent:
+                    del chunk[name]  # at no time are there two copies of everything
+            self._recent = [merged]
+        return self._recent[0]
 
     def _flush(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from ensue.data.feature_inference import infer
 from ensue.data.feature_roles import (
     Role,
     TableRoles,
     choose_table_features,
-    infer,
     parse_roles,
 )
 from ensue.data.feature_store import Side
