@@ -148,3 +148,23 @@ def test_learns_64_rows_by_heart(name: str) -> None:
     with torch.no_grad():
         final = task_losses(model(batch), batch.labels, batch.weights, KINDS)
     assert final.max() < 0.1
+
+
+def test_bfloat16_is_close_to_float32(case: RankerCase) -> None:
+    model = build(case)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = model(BATCH)
+        losses = task_losses(rounded, BATCH.labels, BATCH.weights, KINDS)
+    multitask_loss(losses).backward()
+    assert losses.dtype == torch.float32
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    torch.testing.assert_close(rounded.float(), model(BATCH), rtol=0.1, atol=0.1)
+
+
+def test_dropout_acts_in_training_alone(case: RankerCase) -> None:
+    if "dropout" not in RANKERS[case.model].model.Config.model_fields:
+        return
+    model = build(case, dropout=0.5)
+    assert not torch.allclose(model(BATCH), model(BATCH))
+    model.eval()
+    assert torch.equal(model(BATCH), model(BATCH))
