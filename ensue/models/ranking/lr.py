@@ -1,0 +1,45 @@
+"""Logistic regression on the values of all columns: what every other model is measured against.
+
+Richardson, Dominowska and Ragno, "Predicting Clicks", WWW 2007; McMahan et al., "Ad Click
+Prediction: a View from the Trenches", KDD 2013. For a regression it is linear regression.
+Departure: trained as the other models are; McMahan et al. use FTRL-Proximal, which makes most
+weights zero.
+Shapes: B rows, M tasks.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from ensue.config import Config
+from ensue.data.ranking.batch import RankingBatch
+from ensue.data.ranking.schema import RankingSchema
+from ensue.models.ranking.base import RankingModel
+from ensue.nn.field_embedding import FirstOrder
+
+
+class LRConfig(Config):
+    """What logistic regression reads.
+
+    min_count: a value that fewer training rows have is taken for unknown.
+    """
+
+    min_count: int = Field(default=1, ge=1)
+
+
+class LR(RankingModel):
+    """b + the sum of the weights of a row's values; b and the weights start at 0."""
+
+    Config = LRConfig
+
+    def __init__(self, config: LRConfig, *, schema: RankingSchema) -> None:
+        super().__init__(config, schema=schema)
+        self.first_order = FirstOrder(schema, min_count=config.min_count)
+        self.bias = nn.Parameter(torch.zeros(len(schema.tasks)))
+
+    def forward(self, batch: RankingBatch) -> Tensor:
+        """Return [B, M]: logits of binary tasks, values of regressions."""
+        out: Tensor = self.first_order(batch) + self.bias
+        return out
