@@ -25,6 +25,7 @@ from ensue.evaluation.ranking.records import Words
 Pair = tuple[Words, Words]
 
 ROW_BYTES = 16
+ADD_BYTES = 320  # of memory for two arrays, however short
 MERGE_BYTES = 128  # of memory for each row in a block: read, joined, sorted, unpacked
 MAX_RUNS = 128  # merged at once, so that blocks do not get too small to be read fast
 MIN_BLOCK = 64  # rows
@@ -37,18 +38,18 @@ class SortPool:
         self.folder = folder
         self.memory_bytes = memory_bytes
         self._sorters: list[Sorter] = []
-        self._rows = 0  # held by all sorters
+        self._held_bytes = 0
 
     def sorter(self) -> Sorter:
         """Return a new sorter of this pool."""
         self._sorters.append(Sorter(self))
         return self._sorters[-1]
 
-    def changed(self, num_rows: int) -> None:
-        """Take note that a sorter holds `num_rows` more (or fewer) rows; spill at the limit."""
-        self._rows += num_rows
-        if self._rows * ROW_BYTES > self.memory_bytes // 4:
-            max(self._sorters, key=lambda sorter: sorter.num_held).spill()
+    def changed(self, num_bytes: int) -> None:
+        """Take note that a sorter holds so much more (or less); make one spill at the limit."""
+        self._held_bytes += num_bytes
+        if self._held_bytes > self.memory_bytes // 4:
+            max(self._sorters, key=lambda sorter: sorter.held_bytes).spill()
 
 
 class Sorter:
@@ -58,14 +59,15 @@ class Sorter:
         self._pool = pool
         self._held: list[Pair] = []
         self._runs: list[_File] = []
-        self.num_held = 0
+        self.held_bytes = 0
 
     def add(self, high: Words, low: Words) -> None:
         """Take rows: arrays [n], which are kept."""
         if len(high):
             self._held.append((high, low))
-            self.num_held += len(high)
-            self._pool.changed(len(high))
+            num_bytes = ROW_BYTES * len(high) + ADD_BYTES
+            self.held_bytes += num_bytes
+            self._pool.changed(num_bytes)
 
     def spill(self) -> None:
         """Move what is held in memory to a sorted file."""
@@ -82,7 +84,7 @@ class Sorter:
                 merged.write(*pair)
             self._runs = [*self._runs[MAX_RUNS:], merged]
         runs: list[_Run] = [*self._runs]
-        if self.num_held:
+        if self._held:
             runs.append(_Held(*self._take_held()))
         self._runs = []
         yield from merge(runs, rows)
@@ -92,8 +94,8 @@ class Sorter:
         high = np.concatenate([pair[0] for pair in self._held])
         low = np.concatenate([pair[1] for pair in self._held])
         self._held = []
-        self.num_held = 0
-        self._pool.changed(-len(high))
+        num_bytes, self.held_bytes = self.held_bytes, 0
+        self._pool.changed(-num_bytes)
         return sort_pairs(high, low)
 
 
@@ -178,6 +180,20 @@ class _Front:
     low: Words
     has_more: bool
 
+    def fill(self, size: int) -> None:
+        """Read on, up to `size` rows in memory, where fewer than half of that are left.
+
+        Waiting for a front to run empty would leave the fronts at all stages of their blocks, and
+        each step would settle few rows.
+        """
+        left = len(self.high)
+        if self.has_more and left <= size // 2:
+            high, low = self.run.read(size - left)
+            self.has_more = len(high) == size - left
+            if left:
+                high, low = np.concatenate([self.high, high]), np.concatenate([self.low, low])
+            self.high, self.low = high, low
+
     def count(self, bound: tuple[int, int]) -> int:
         """Return the number of rows up to `bound`, included."""
         high, low = (np.uint64(word) for word in bound)
@@ -198,9 +214,7 @@ def merge(runs: Sequence[_Run], num_rows: int) -> Iterator[Pair]:
     fronts = [_Front(run, *run.read(0), has_more=True) for run in runs]
     while True:
         for front in fronts:
-            if front.has_more and not len(front.high):
-                front.high, front.low = front.run.read(size)
-                front.has_more = len(front.high) == size
+            front.fill(size)
         fronts = [front for front in fronts if len(front.high)]
         if not fronts:
             return
