@@ -50,7 +50,9 @@ def build_ranking_html(found: Mapping[str, Any], *, title: str) -> str:
         name = _MAIN[figures["kind"]]
         value, interval = figures["metrics"][name], figures["intervals"].get(name)
         below = f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else ""
-        tiles.append(Tile("-" if value is None else f"{value:.4f}", f"{NAMES[name]}, {task}", below))
+        tiles.append(
+            Tile("-" if value is None else f"{value:.4f}", f"{NAMES[name]}, {task}", below)
+        )
     facts = [f"{found['protocol']['rows']:,} rows", f"{len(found['tasks'])} tasks"]
     protocol = details("protocol", settings_table(found["protocol"]))
     return build_page(

@@ -24,9 +24,7 @@ from ensue.evaluation.ranking.summary import CURVE_STEPS, Sums
 class Collector:
     """Takes rows, then adds them up by descending prediction and, with groups, by group."""
 
-    def __init__(
-        self, kind: TaskKind, pool: SortPool, *, has_groups: bool, num_bins: int
-    ) -> None:
+    def __init__(self, kind: TaskKind, pool: SortPool, *, has_groups: bool, num_bins: int) -> None:
         self._kind: TaskKind = kind
         self._num_bins = num_bins
         self._by_score = pool.sorter()
@@ -35,9 +33,7 @@ class Collector:
         self._rows = self._positives = self._rows_without_group = 0
         self._weights = {True: WeightSum(), False: WeightSum()}
 
-    def add(
-        self, rows: Rows, by_score: Pair, by_group: Pair, has_group: NDArray[np.bool_]
-    ) -> None:
+    def add(self, rows: Rows, by_score: Pair, by_group: Pair, has_group: NDArray[np.bool_]) -> None:
         """Take rows [n], and their words of both orders."""
         is_positive = rows.label > 0
         self._rows += len(is_positive)

@@ -28,8 +28,8 @@ FORMULAS = {
     "weights, in which the positive scores higher; equal scores count half",
     "gauc": "mean of the auc within each group, weighted by the weight of the group's rows; groups "
     "without positives or without negatives are left out",
-    "pr_auc": "average precision: sum over distinct scores, descending, of the step in recall times "
-    "the precision there; rows of equal score come in together; no interpolation",
+    "pr_auc": "average precision: sum over distinct scores, descending, of the step in recall "
+    "times the precision there; rows of equal score come in together; no interpolation",
     "log_loss": "mean of log(1 + exp(-z)) over positives and log(1 + exp(z)) over negatives, z the "
     "logit; nothing is clipped; in nats",
     "normalized_entropy": "log_loss / entropy of the share of positives; below 1 is better than "
@@ -141,7 +141,8 @@ def log_losses(labels: ArrayLike, logits: ArrayLike) -> Floats:
 
 def log_loss(labels: ArrayLike, logits: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return the mean log loss."""
-    return float(np.average(log_losses(labels, logits), weights=weights))
+    w = _rows(labels, logits, weights)[2]
+    return float(np.average(log_losses(labels, logits), weights=w))
 
 
 def entropy(share: float) -> float:
@@ -162,7 +163,8 @@ def normalized_entropy(
     >>> normalized_entropy([1, 0], [0.0, 0.0])
     1.0
     """
-    base = entropy(float(np.average(np.asarray(labels, dtype=np.float64), weights=weights)))
+    y, _, w = _rows(labels, logits, weights)
+    base = entropy(float(np.average(y, weights=w)))
     return log_loss(labels, logits, weights) / base if base > 0 else None
 
 
@@ -252,7 +254,7 @@ def reliability(
     mass = np.bincount(places, weights=w)
     middle = np.cumsum(mass) - mass / 2
     bins = np.minimum((middle / w.sum() * num_bins).astype(np.int64), num_bins - 1)
-    weight = np.bincount(bins, weights=mass)
+    weight = np.asarray(np.bincount(bins, weights=mass), dtype=np.float64)
     is_used = weight > 0
     predicted = np.bincount(bins, weights=mass * distinct)
     labelled = np.bincount(bins, weights=np.bincount(places, weights=w * y))
@@ -279,7 +281,8 @@ def _class_weights(
     """Return the weight [D] of positives and of negatives at each distinct score, ascending."""
     y, z, w = _rows(labels, scores, weights)
     places = np.unique(z, return_inverse=True)[1]
-    return np.bincount(places, weights=w * y), np.bincount(places, weights=w * (1 - y))
+    positive, negative = (np.bincount(places, weights=w * own) for own in (y, 1 - y))
+    return positive.astype(np.float64), negative.astype(np.float64)
 
 
 def _share_below(scores: Floats, others: Floats, weights: Floats) -> Floats:

@@ -41,6 +41,12 @@ class Rows(NamedTuple):
     weight: Float32s
     cluster: NDArray[np.int64]
 
+    def take(self, places: NDArray[np.int64]) -> Rows:
+        """Return the rows at these places."""
+        return Rows(
+            self.prediction[places], self.label[places], self.weight[places], self.cluster[places]
+        )
+
 
 def pack_by_score(rows: Rows) -> tuple[Words, Words]:
     """Return the words of rows that sort by descending prediction."""

@@ -228,7 +228,7 @@ class RankingStream:
                 part = order[bounds[place] : bounds[place + 1]]
                 if len(part):
                     collector.add(
-                        Rows(*(values[part] for values in rows)),
+                        rows.take(part),
                         (by_score[0][part], by_score[1][part]),
                         (by_group[0][part], by_group[1][part]),
                         has_group[part],
@@ -269,12 +269,14 @@ class RankingStream:
     ) -> None:
         """Raise UsageError unless arrays are as `add` says."""
         shape = (len(labels), len(self.tasks))
-        arrays = {"labels": labels, "predictions": predictions, "weights": weights}
-        for name, array in arrays.items():
-            if array is not None and (array.shape != shape or array.dtype != np.float32):
+        floats = {"labels": labels, "predictions": predictions}
+        if weights is not None:
+            floats["weights"] = weights
+        for name, values in floats.items():
+            if values.shape != shape or values.dtype != np.float32:
                 raise UsageError(
                     f"{name} must be [rows, tasks] float32, {shape}; "
-                    f"got {array.shape} {array.dtype}."
+                    f"got {values.shape} {values.dtype}."
                 )
         if (groups is not None) != self._has_groups:
             raise UsageError(

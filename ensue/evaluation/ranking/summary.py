@@ -172,9 +172,9 @@ def _add_auc(sums: Sums, metrics: dict[str, float | None], errors: dict[str, flo
     """Add AUC, its standard error, and average precision."""
     found = sums.ranks.sum(axis=1)
     pairs = sums.positive_weight * sums.negative_weight
-    metrics["auc"] = float(found[passes.PAIRS]) / pairs
+    metrics["auc"] = value = float(found[passes.PAIRS]) / pairs
     metrics["pr_auc"] = float(found[passes.PRECISION]) / sums.positive_weight
-    miss = 1 - metrics["auc"]
+    miss = 1 - value
     if sums.is_clustered:
         own, positive, negative = sums.rank_clusters.T
         is_used = positive + negative > 0

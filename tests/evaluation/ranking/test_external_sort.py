@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ensue.evaluation.ranking import external_sort
-from ensue.evaluation.ranking.external_sort import SortPool, Sorter, sort_pairs
+from ensue.evaluation.ranking.external_sort import Sorter, SortPool, sort_pairs
 
 
 def random_pairs(num_rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
