@@ -182,7 +182,7 @@ def _rank_all(model: Scorer, task: _Task, progress: bool) -> tuple[TargetRanks, 
     is_covered = np.zeros((len(task.ks), task.dataset.num_items + 1), dtype=bool)
     block_size = _block_size(task.dataset.num_items)
     with (
-        _inference(model) as device,
+        inference(model) as device,
         ThreadPoolExecutor(torch.get_num_threads()) as pool,
         track("evaluate", num_users, unit="users", enabled=progress) as advance,
     ):
@@ -250,7 +250,7 @@ def _seen_items(task: _Task, users: NDArray[np.int64]) -> Jagged:
 
 
 @contextmanager
-def _inference(model: Scorer) -> Iterator[torch.device]:
+def inference(model: object) -> Iterator[torch.device]:
     """Yield the model's device, with the model in evaluation mode and without gradients."""
     with torch.inference_mode():
         if not isinstance(model, torch.nn.Module):

@@ -1,0 +1,1 @@
+"""How good ranking models are: metrics per task and slice, over any number of rows."""
