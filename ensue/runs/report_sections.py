@@ -55,7 +55,7 @@ def tasks_section(log: Sequence[Mapping[str, Any]], tasks: Sequence[Mapping[str,
         lines = [line for line in log if name in line.get("task_losses", {})]
         values = [line["task_losses"][name] for line in lines]
         drawings.append(draw_curve(f"loss of {name}", _epochs(lines), values))
-        full_name = f"{metric}/{name}"
+        full_name = f"{name}/{metric}"
         lines = [line for line in log if full_name in line.get("validation", {})]
         if lines:
             values = [line["validation"][full_name] for line in lines]

@@ -8,7 +8,7 @@ LOG = [
     {
         "epoch": epoch,
         "task_losses": {"click": 0.6 / epoch, "watch": 2.0 / epoch},
-        "validation": {"auc/click": 0.6 + epoch / 100, "rmse/watch": 1.5 / epoch},
+        "validation": {"click/auc": 0.6 + epoch / 100, "watch/rmse": 1.5 / epoch},
         "clipping": {"hidden.weight": 1 / epoch, "hidden.bias": 1.0},
         "skipped_steps": epoch,
     }

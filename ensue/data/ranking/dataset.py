@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,7 @@ from ensue.data.ranking.schema import RankingSchema
 from ensue.data.ranking.stored import StoredBag, StoredRows, StoredVector
 from ensue.errors import DataError, UsageError, did_you_mean
 
-RankingPart = Literal["train", "validation", "test"]
+RankingPart = Literal["train", "validation", "test", "train+validation"]
 
 
 class RankingDataset:
@@ -43,11 +43,12 @@ class RankingDataset:
         Raises:
             UsageError: there is no such part.
         """
-        if part not in self.info.parts:
+        if part not in get_args(RankingPart):
             raise UsageError(
-                f"part {part!r} is unknown.{did_you_mean(part, list(self.info.parts))}"
+                f"part {part!r} is unknown.{did_you_mean(part, get_args(RankingPart))}"
             )
-        return self.info.parts[part]
+        names = part.split("+")
+        return self.info.parts[names[0]][0], self.info.parts[names[-1]][1]
 
     def num_rows(self, part: RankingPart) -> int:
         """Return the number of rows of a part."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from ensue.errors import RunError
@@ -37,6 +38,14 @@ class RankingEvaluation:
             for name, value in figures["metrics"].items()
             if value is not None
         }
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean of every metric over the tasks that have it, as "metric"."""
+        values: dict[str, list[float]] = {}
+        for name, value in self.metrics.items():
+            values.setdefault(name.rpartition("/")[2], []).append(value)
+        return {name: fmean(found) for name, found in values.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the evaluation, ready for JSON."""

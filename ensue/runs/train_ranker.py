@@ -1,0 +1,213 @@
+"""Train a ranking model on a ranking dataset and store the run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from ensue.config import Config, ConfigT, make_config
+from ensue.data.ranking.dataset import RankingDataset
+from ensue.data.ranking.reader import RankingReader
+from ensue.data.ranking.schema import RankingSchema
+from ensue.errors import ConfigError, UsageError, did_you_mean
+from ensue.evaluation.ranking.evaluator import evaluate_ranking
+from ensue.models.ranking.base import RankingModel
+from ensue.models.ranking.table import build_ranker, get_ranker, get_ranker_preset
+from ensue.runs.environment import hardware, versions
+from ensue.runs.output import open_output
+from ensue.runs.ranker import KIND, RankingRun, save_ranking_run
+from ensue.training.config import TrainingConfig
+from ensue.training.loop import OnValidation, TrainingLoop, Validate, pick_device
+from ensue.training.ranking import RankingObjective, StreamConfig
+
+Fit = Literal["train", "train+validation"]
+
+
+class RankingSettings(NamedTuple):
+    """The settings of a ranking run: of the model, of the stream of rows, of the training."""
+
+    model: Config
+    stream: StreamConfig
+    training: TrainingConfig
+
+
+def train_ranker(
+    model: str,
+    data: RankingDataset | str | Path,
+    *,
+    out: str | Path,
+    preset: str | None = None,
+    fit: Fit = "train",
+    resume: bool = False,
+    overwrite: bool = False,
+    on_validation: OnValidation | None = None,
+    **settings: Any,
+) -> RankingRun:
+    """Train the ranking model `model` on `data` and return the stored run.
+
+    With fit="train" the validation part selects the best epoch and may stop the training early.
+    With fit="train+validation" all epochs are trained and the last weights kept.
+
+    Args:
+        model: a name of `ensue.models.ranking.table.RANKERS`.
+        data: made by `prepare_ranking`.
+        out: a new folder; an unfinished training in it is continued with resume=True.
+        preset: a named group of settings of the model.
+        on_validation: is told the epoch and the metrics of each validation.
+        settings: of the model, of the stream (`StreamConfig`) and of the training
+            (`TrainingConfig`), by field name; they override the preset.
+
+    Raises:
+        UsageError, ConfigError: an argument or a setting has no meaning.
+        RunError: the loss is not finite.
+        KeyboardInterrupt: Ctrl-C; continue with resume=True.
+    """
+    dataset = data if isinstance(data, RankingDataset) else RankingDataset(data)
+    if fit not in get_args(Fit):
+        raise UsageError(f"fit must be 'train' or 'train+validation'; got {fit!r}.")
+    defaults = {"metric": default_metric(dataset.schema), **get_ranker_preset(model, preset)}
+    chosen = resolve_ranking_settings(model, {**defaults, **settings})
+    out = Path(out)
+    described = {
+        "kind": KIND,
+        "model": model,
+        "fit": fit,
+        **{name: config.model_dump() for name, config in _named(chosen).items()},
+    }
+    is_resumed = open_output(
+        out,
+        "settings.json",
+        {**described, "dataset": dataset.info.hash},
+        work="training",
+        resume=resume,
+        overwrite=overwrite,
+    )
+    if is_resumed and (out / "run.json").is_file():
+        raise UsageError(f"a training is resumed when it is unfinished; {out} is finished.")
+    started = time.perf_counter()
+    trained, facts = _train(model, chosen, dataset, fit, out, on_validation, resume=is_resumed)
+    info = {
+        **described,
+        "schema": dataset.schema.to_dict(),
+        "preset": preset,
+        "dataset": _describe_dataset(dataset),
+        "seed": chosen.training.seed,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seconds": time.perf_counter() - started,
+        "num_parameters": sum(parameter.numel() for parameter in trained.parameters()),
+        "versions": versions(),
+        "hardware": hardware(),
+        **facts,
+    }
+    return save_ranking_run(out, trained, dataset, info)
+
+
+def resolve_ranking_settings(model: str, settings: Mapping[str, Any]) -> RankingSettings:
+    """Return the settings by the group that has them.
+
+    Raises:
+        ConfigError: a name belongs to no group, or a value does not fit.
+    """
+    groups: list[type[Config]] = [get_ranker(model).model.Config, StreamConfig, TrainingConfig]
+    for name in settings:
+        if not any(name in group.model_fields for group in groups):
+            known = sorted({field for group in groups for field in group.model_fields})
+            raise ConfigError(f"{model} has no setting {name!r}.{did_you_mean(name, known)}")
+
+    def make(cls: type[ConfigT]) -> ConfigT:
+        return make_config(cls, {n: v for n, v in settings.items() if n in cls.model_fields})
+
+    return RankingSettings(make(groups[0]), make(StreamConfig), make(TrainingConfig))
+
+
+def default_metric(schema: RankingSchema) -> str:
+    """Return what selects the best epoch: the mean AUC, or R2 where no task is binary."""
+    return "auc" if any(task.kind == "binary" for task in schema.tasks) else "r2"
+
+
+def _named(settings: RankingSettings) -> dict[str, Config]:
+    return {"config": settings.model, "stream": settings.stream, "training": settings.training}
+
+
+def _train(
+    name: str,
+    settings: RankingSettings,
+    dataset: RankingDataset,
+    fit: Fit,
+    out: Path,
+    on_validation: OnValidation | None,
+    *,
+    resume: bool,
+) -> tuple[RankingModel, dict[str, Any]]:
+    """Return the trained model, and what to say of it."""
+    training = settings.training
+    with torch.random.fork_rng():
+        torch.manual_seed(training.seed)
+        model = build_ranker(name, settings.model, dataset.schema, _count_values(dataset))
+        model.to(pick_device(training.device))
+        reader = RankingReader(
+            dataset,
+            fit,
+            batch_size=training.batch_size,
+            window=settings.stream.window,
+            seed=training.seed,
+        )
+        objective = RankingObjective(
+            reader,
+            dataset.schema,
+            settings.stream.weights_of(dataset.schema),
+            seed=training.seed,
+        )
+        validate = _make_validate(dataset, fit)
+        loop = TrainingLoop(
+            model,
+            objective,
+            training,
+            directory=out,
+            validate=validate,
+            on_validation=on_validation,
+        )
+        progress = loop.run(resume=resume)
+    return model.cpu(), {
+        "metrics": {"validation": progress.best_metrics} if validate else {},
+        "epochs": progress.epoch - 1,
+        "best_epoch": progress.best_epoch or progress.epoch - 1,
+    }
+
+
+def _describe_dataset(dataset: RankingDataset) -> dict[str, Any]:
+    info = dataset.info
+    return {
+        "name": info.name,
+        "path": str(dataset.path.resolve()),
+        "hash": info.hash,
+        "counts": info.counts,
+        "split": info.split,
+        "group": info.group,
+        "notes": info.notes,
+    }
+
+
+def _count_values(dataset: RankingDataset) -> dict[str, Tensor]:
+    """Return the number of training rows with each code of each vocabulary."""
+    return {
+        name: torch.from_numpy(dataset.train_counts(name)) for name in dataset.schema.vocabularies
+    }
+
+
+def _make_validate(dataset: RankingDataset, fit: Fit) -> Validate | None:
+    """Return the function that measures a model on the validation part; None where none is left."""
+    if fit == "train+validation" or dataset.num_rows("validation") == 0:
+        return None
+
+    def validate(model: Any) -> dict[str, float]:
+        found = evaluate_ranking(model, dataset, dataset.bounds("validation"))
+        return {**found.means, **found.metrics}
+
+    return validate
