@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 
 from ensue.data.ranking.schema import TaskKind
 from ensue.evaluation.ranking import passes
-from ensue.evaluation.ranking.external_sort import Pair, SortPool
+from ensue.evaluation.ranking.external_sort import SortPool
 from ensue.evaluation.ranking.records import (
+    NO_GROUP,
     NUM_CLUSTERS,
     Rows,
     WeightSum,
+    pack_by_group,
+    pack_by_score,
     unpack_by_group,
     unpack_by_score,
 )
@@ -33,17 +36,18 @@ class Collector:
         self._rows = self._positives = self._rows_without_group = 0
         self._weights = {True: WeightSum(), False: WeightSum()}
 
-    def add(self, rows: Rows, by_score: Pair, by_group: Pair, has_group: NDArray[np.bool_]) -> None:
-        """Take rows [n], and their words of both orders."""
+    def add(self, rows: Rows, groups: NDArray[np.int64]) -> None:
+        """Take rows [n], and the group of each, NO_GROUP where it is not known."""
         is_positive = rows.label > 0
         self._rows += len(is_positive)
         self._positives += int(is_positive.sum())
         for label, weights in self._weights.items():
             weights.add(rows.weight[is_positive == label])
-        self._by_score.add(*by_score)
+        self._by_score.add(*pack_by_score(rows))
         if self._by_group is not None:
-            self._rows_without_group += int((~has_group).sum())
-            self._by_group.add(by_group[0][has_group], by_group[1][has_group])
+            has_group = np.flatnonzero(groups != NO_GROUP)
+            self._rows_without_group += len(groups) - len(has_group)
+            self._by_group.add(*pack_by_group(rows.take(has_group), groups[has_group]))
 
     def finish(self) -> Sums:
         """Return the sums over all rows, which are gone after that."""

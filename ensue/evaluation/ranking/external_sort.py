@@ -28,7 +28,8 @@ ROW_BYTES = 16
 ADD_BYTES = 320  # of memory for two arrays, however short
 MERGE_BYTES = 128  # of memory for each row in a block: read, joined, sorted, unpacked
 MAX_RUNS = 128  # merged at once, so that blocks do not get too small to be read fast
-MIN_BLOCK = 64  # rows
+MIN_BLOCK = 64  # rows of one run
+MAX_BLOCK = 1 << 18  # rows of all runs: more would leave the cache and gain nothing
 
 
 class SortPool:
@@ -77,7 +78,7 @@ class Sorter:
 
     def blocks(self) -> Iterator[Pair]:
         """Yield all rows, sorted, a block at a time, and forget them."""
-        rows = self._pool.memory_bytes // (2 * MERGE_BYTES)
+        rows = min(self._pool.memory_bytes // (2 * MERGE_BYTES), MAX_BLOCK)
         while len(self._runs) > MAX_RUNS:
             merged = _File(self._pool.folder)
             for pair in merge(self._runs[:MAX_RUNS], rows):

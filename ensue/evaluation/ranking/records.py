@@ -26,6 +26,7 @@ Words = NDArray[np.uint64]
 Float32s = NDArray[np.float32]
 
 NUM_CLUSTERS = 256  # see `ensue.evaluation.ranking.summary`
+NO_GROUP = 0  # of rows whose group is not known
 
 _SIGN = np.uint32(0x80000000)
 _LOW = np.uint64(0xFFFFFFFF)

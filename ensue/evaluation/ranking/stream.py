@@ -31,20 +31,13 @@ from ensue.data.ranking.schema import Task
 from ensue.errors import DataError, RunError, UsageError, did_you_mean
 from ensue.evaluation.ranking.collector import Collector
 from ensue.evaluation.ranking.external_sort import SortPool
-from ensue.evaluation.ranking.records import (
-    NUM_CLUSTERS,
-    Rows,
-    mix,
-    pack_by_group,
-    pack_by_score,
-)
+from ensue.evaluation.ranking.records import NO_GROUP, NUM_CLUSTERS, Rows, mix
 from ensue.evaluation.ranking.summary import summarize
 
 Float32s = NDArray[np.float32]
 Int64s = NDArray[np.int64]
 
 MIN_MEMORY = 1 << 20
-NO_GROUP = 0  # of rows whose group is not known
 NO_SLICE = -1
 
 Slicings = Mapping[str, Sequence[str]]
@@ -216,10 +209,7 @@ class RankingStream:
             cluster = (mix(units) % np.uint64(NUM_CLUSTERS)).astype(np.int64)
         rows = Rows(self._predictions[keep, number], labels[keep], weights[keep], cluster)
         self._check_values(number, rows, keep)
-        by_score = pack_by_score(rows)
-        by_group = pack_by_group(rows, groups)
-        has_group = groups != NO_GROUP
-        self._all[number].add(rows, by_score, by_group, has_group)
+        self._all[number].add(rows, groups)
         for column, collectors in enumerate(self._slices[number].values()):
             codes = self._codes[keep, column]
             order = np.argsort(codes, kind="stable")
@@ -227,12 +217,7 @@ class RankingStream:
             for place, collector in enumerate(collectors):
                 part = order[bounds[place] : bounds[place + 1]]
                 if len(part):
-                    collector.add(
-                        rows.take(part),
-                        (by_score[0][part], by_score[1][part]),
-                        (by_group[0][part], by_group[1][part]),
-                        has_group[part],
-                    )
+                    collector.add(rows.take(part), groups[part])
 
     def _check_values(self, number: int, rows: Rows, places: Int64s) -> None:
         """Raise where a prediction, a label or a weight of labelled rows has no meaning."""

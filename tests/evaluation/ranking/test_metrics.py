@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensue.evaluation.ranking import metrics
@@ -17,12 +17,15 @@ from tests.evaluation.ranking.rows import (
     steps_average_precision,
 )
 
+quick = settings(max_examples=50, deadline=None)
+
 
 def close(found: float | None, expected: float | None) -> None:
     assert (found is None) == (expected is None)
     assert found is None or found == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
+@quick
 @given(many_rows)
 def test_ranks_equal_their_definition(rows):
     y, z, w, _ = columns(rows)
@@ -31,6 +34,7 @@ def test_ranks_equal_their_definition(rows):
     close(metrics.delong_variance(y, z, w), components_variance(y, z, w))
 
 
+@quick
 @given(many_rows)
 def test_auc_depends_on_the_order_alone(rows):
     y, z, w, _ = columns(rows)
@@ -38,6 +42,7 @@ def test_auc_depends_on_the_order_alone(rows):
     close(metrics.average_precision(y, np.exp(z) + 5, w), metrics.average_precision(y, z, w))
 
 
+@quick
 @given(many_rows)
 def test_turning_scores_or_labels_around_gives_the_rest_to_one(rows):
     y, z, w, _ = columns(rows)
@@ -48,6 +53,7 @@ def test_turning_scores_or_labels_around_gives_the_rest_to_one(rows):
     close(metrics.delong_variance(1 - y, -z, w), metrics.delong_variance(y, z, w))
 
 
+@quick
 @given(many_rows, st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(rows, random):
     y, z, w, g = columns(rows)
@@ -64,6 +70,7 @@ def test_the_order_of_rows_does_not_matter(rows, random):
     close(one.error, other.error)
 
 
+@quick
 @given(many_rows, st.integers(2, 3))
 def test_a_weight_is_as_so_many_rows(rows, times):
     y, z, _, g = columns(rows)
@@ -150,6 +157,7 @@ def test_bins_have_equal_weight_and_keep_equal_predictions_together():
     assert heavy.weight.tolist() == [4, 4]
 
 
+@quick
 @given(many_rows)
 def test_bins_hold_every_row_once(rows):
     y, z, w = (column.astype(np.float64) for column in columns(rows)[:3])

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensue.evaluation.ranking.records import (
@@ -16,6 +16,8 @@ from ensue.evaluation.ranking.records import (
     unpack_by_group,
     unpack_by_score,
 )
+
+quick = settings(max_examples=50, deadline=None)
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 positive = st.floats(width=32, min_value=0, exclude_min=True, allow_infinity=False)
@@ -30,6 +32,7 @@ def as_rows(rows: list[tuple[float, float, float, int]]) -> Rows:
     return Rows(*columns, np.array(cluster, dtype=np.int64))
 
 
+@quick
 @given(rows_of_floats)
 def test_rows_come_out_as_they_went_in(rows):
     packed = as_rows(rows)
@@ -37,6 +40,7 @@ def test_rows_come_out_as_they_went_in(rows):
         np.testing.assert_array_equal(after, before)
 
 
+@quick
 @given(rows_of_floats)
 def test_integers_sort_as_descending_predictions_then_labels(rows):
     packed = as_rows(rows)
@@ -46,6 +50,7 @@ def test_integers_sort_as_descending_predictions_then_labels(rows):
     assert packed.label[order].tolist() == packed.label[expected].tolist()
 
 
+@quick
 @given(rows_of_floats)
 def test_rows_by_group_come_out_as_they_went_in(rows):
     packed = as_rows(rows)
@@ -69,6 +74,7 @@ def test_both_zeros_are_equal():
     assert low[0] == low[1]
 
 
+@quick
 @given(st.lists(st.floats(width=32, min_value=0, allow_infinity=False), max_size=40))
 def test_weights_are_summed_exactly(weights):
     total = WeightSum()
