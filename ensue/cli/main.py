@@ -24,6 +24,7 @@ from ensue.cli.evaluate import evaluate
 from ensue.cli.fetch import fetch
 from ensue.cli.index import index
 from ensue.cli.output import print_text
+from ensue.cli.predict import predict
 from ensue.cli.prepare import prepare
 from ensue.cli.profile import profile
 from ensue.cli.recommend import recommend
@@ -98,6 +99,7 @@ app.command()(evaluate)
 app.command()(compare)
 app.command()(index)
 app.command()(recommend)
+app.command()(predict)
 app.command()(similar)
 app.command(name="add-items")(add_items)
 app.command()(report)

@@ -21,13 +21,20 @@ def report(
 ) -> None:
     """Write one self-contained HTML file: learning curves, metrics, slices, examples."""
     from ensue.progress import note
+    from ensue.runs.ranker import KIND, RankingRun
+    from ensue.runs.ranker_report import write_ranking_report
     from ensue.runs.report import write_report
     from ensue.runs.run import Run
+    from ensue.runs.stored import kind_of, read_info
 
-    opened = Run(run)
+    opened: Run | RankingRun
+    opened = RankingRun(run) if kind_of(read_info(run)) == KIND else Run(run)
     if not opened.evaluations():
         note(f"{run} was not evaluated yet; ensue evaluate {run} adds metrics to the report.")
-    path = write_report(opened, output)
+    if isinstance(opened, RankingRun):
+        path = write_ranking_report(opened, output)
+    else:
+        path = write_report(opened, output)
     if as_json:
         print_json({"report": str(path)})
     else:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from ensue.errors import UsageError
 
 
 def train(
@@ -13,7 +15,8 @@ def train(
         str,
         typer.Argument(
             help="caser, sasrec, gru4rec, m3, two_tower, deep_retrieval, bpr, popularity, "
-            "item_knn, markov or ease."
+            "item_knn, markov or ease; or of a ranking dataset: lr, fm, wide_deep, deepfm, dcn_v2, "
+            "dlrm, shared_bottom, mmoe or ple."
         ),
     ],
     data: Annotated[Path, typer.Argument(help="Dataset folder made by ensue prepare.")],
@@ -24,6 +27,10 @@ def train(
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE, a setting of the model or the training; repeat."),
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(help="adam, lazy_adam, adagrad or clippy; the same as --set optimizer=..."),
     ] = None,
     fit: Annotated[
         str, typer.Option(help="train, or train+validation for the final model.")
@@ -37,21 +44,32 @@ def train(
     ] = False,
 ) -> None:
     """Train a model; Ctrl-C keeps a checkpoint, --resume continues from it."""
-    from ensue.cli.trained import print_run, resumable
+    from ensue.cli.trained import print_ranking_run, print_run, resumable
     from ensue.config import parse_settings
-    from ensue.runs.train import Fit, train
+    from ensue.models.ranking.table import RANKERS
+    from ensue.runs.train import train
+    from ensue.runs.train_ranker import train_ranker
 
     settings = parse_settings(assignments or [])
-    chosen: Fit = fit  # type: ignore[assignment]  # train checks it
+    if optimizer is not None:
+        if settings.get("optimizer", optimizer) != optimizer:
+            raise UsageError(
+                f"--optimizer {optimizer} and --set optimizer={settings['optimizer']} differ; "
+                "pass one of them."
+            )
+        settings["optimizer"] = optimizer
+    options: dict[str, Any] = {
+        "out": output,
+        "preset": preset,
+        "fit": fit,
+        "resume": resume,
+        "overwrite": overwrite,
+        **settings,
+    }
     with resumable("A checkpoint is", output):
-        run = train(
-            model,
-            data,
-            out=output,
-            preset=preset,
-            fit=chosen,
-            resume=resume,
-            overwrite=overwrite,
-            **settings,
-        )
+        if model in RANKERS:
+            ranker = train_ranker(model, data, **options)
+            print_ranking_run(ranker, as_json=as_json)
+            return
+        run = train(model, data, **options)
     print_run(run, title=model, next_command=f"ensue evaluate {run.path}", as_json=as_json)

@@ -45,6 +45,20 @@ def build_ranking_html(found: Mapping[str, Any], *, title: str) -> str:
     Raises:
         ExtraError: matplotlib is not installed.
     """
+    facts = [f"{found['protocol']['rows']:,} rows", f"{len(found['tasks'])} tasks"]
+    protocol = details("protocol", settings_table(found["protocol"]))
+    return build_page(
+        title,
+        [
+            header(title, facts, task_tiles(found)),
+            *ranking_sections(found),
+            section("Protocol", protocol),
+        ],
+    )
+
+
+def task_tiles(found: Mapping[str, Any]) -> list[Tile]:
+    """Return the figure of each task to see first."""
     tiles = []
     for task, figures in found["tasks"].items():
         name = _MAIN[figures["kind"]]
@@ -53,12 +67,7 @@ def build_ranking_html(found: Mapping[str, Any], *, title: str) -> str:
         tiles.append(
             Tile("-" if value is None else f"{value:.4f}", f"{NAMES[name]}, {task}", below)
         )
-    facts = [f"{found['protocol']['rows']:,} rows", f"{len(found['tasks'])} tasks"]
-    protocol = details("protocol", settings_table(found["protocol"]))
-    return build_page(
-        title,
-        [header(title, facts, tiles), *ranking_sections(found), section("Protocol", protocol)],
-    )
+    return tiles
 
 
 def ranking_sections(found: Mapping[str, Any]) -> list[str]:

@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 from ensue.errors import ConfigError, RunError
-from ensue.models.base import Model
 from ensue.optim.adagrad import Adagrad
 from ensue.optim.clippy import Clippy, Rule
 from ensue.optim.lazy_adam import LazyAdam
@@ -41,7 +40,7 @@ from ensue.training.schedules import learning_rate
 TABLES = {"ids", "table", "tables", "own_output", "item_bias", "output_bias"}
 SHOW_SECONDS = 0.5  # between looks at the loss
 
-Validate = Callable[[Model], dict[str, float]]
+Validate = Callable[[Any], dict[str, float]]
 OnValidation = Callable[[int, dict[str, float]], None]
 
 
@@ -89,7 +88,7 @@ class TrainingLoop:
 
     def __init__(
         self,
-        model: Model,
+        model: nn.Module,
         objective: Objective,
         config: TrainingConfig,
         *,
@@ -285,7 +284,7 @@ class TrainingLoop:
             signal.signal(signal.SIGINT, before)
 
 
-def make_optimizer(model: Model, config: TrainingConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
     """Return the optimizer that the config names, over all parameters of the model."""
     parameters = list(model.parameters())
     if config.optimizer == "lazy_adam":
