@@ -115,14 +115,11 @@ def choose_row_roles(table: Table, sample: pl.DataFrame, told: Told) -> RowRoles
     for name in named:
         if name in told.taken:
             raise UsageError(
-                f"a column has one role; {name!r} is {told.taken[name]} and is told to be "
+                f"a column has one role; {name!r} {told.taken[name]} and is told to be "
                 f"{named[name]!r}."
             )
     free = [name for name in columns if name not in named and name not in told.taken]
-    user = told.user or (_usual(free, "user") if table.has_header else None)
-    item = told.item or (
-        _usual([n for n in free if n != user], "item") if table.has_header else None
-    )
+    user, item = _find_ids(table, told, named)
     time = told.time
     if time is None and table.has_header and find_usual(free, "time"):
         remedy = "Pass --time NAME (time=...), or --feature NAME=ROLE for what is no time."
@@ -139,8 +136,21 @@ def choose_row_roles(table: Table, sample: pl.DataFrame, told: Told) -> RowRoles
     return RowRoles(user, item, time, group, features, unused | left_out)
 
 
-def _usual(free: Sequence[str], role: str) -> str | None:
-    found = find_usual(free, role)
+def _find_ids(table: Table, told: Told, named: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Return the columns of users and of items: as told, or the one with a usual name."""
+    if not table.has_header:
+        return told.user, told.item
+    maybe = [
+        name
+        for name in table.columns
+        if name not in told.taken and named.get(name, "ignore") in ("categorical", "ignore")
+    ]
+    user = told.user or _usual(maybe, "user")
+    return user, told.item or _usual([name for name in maybe if name != user], "item")
+
+
+def _usual(names: Sequence[str], role: str) -> str | None:
+    found = find_usual(names, role)
     return found[0] if len(found) == 1 else None
 
 

@@ -116,9 +116,10 @@ def _buffers(texts: pl.Series) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     array = array.cast(pa.large_string())
-    empty = np.empty(0, dtype=np.uint8)
+    empty, no_texts = np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64)
+    empty.flags.writeable = no_texts.flags.writeable = False  # as Arrow's are: one compiled kernel
     if not len(array):
-        return empty, np.zeros(1, dtype=np.int64)
+        return empty, no_texts
     _, offsets, data = array.buffers()
     ends = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
     return np.frombuffer(data, dtype=np.uint8) if data and data.size else empty, ends
