@@ -67,9 +67,7 @@ def test_flags_of_the_other_kind(tmp_path: Path):
     rows = write_rows(tmp_path / "rows.csv", random_rows(9, 0))
     with pytest.raises(UsageError, match="--filter is not for a ranking dataset, which --target"):
         run(rows, "-o", tmp_path / "out", "--target", "click", "--filter", "k-core=5")
-    with pytest.raises(
-        UsageError, match=r"--history-length is for a ranking dataset.*--target too"
-    ):
+    with pytest.raises(UsageError, match=r"--history-length is for a ranking dataset.*target too"):
         run(rows, "-o", tmp_path / "out", "--history-length", "0")
     with pytest.raises(UsageError, match="'clik' is none"):
         run(rows, "-o", tmp_path / "out", "--target", "clik")

@@ -18,7 +18,7 @@ import polars as pl
 
 from ensue.data.columns import find_usual, recognize
 from ensue.data.feature_inference import find_separator
-from ensue.data.feature_roles import Feature, choose_features, parse_roles
+from ensue.data.feature_roles import Feature, Role, choose_features, parse_roles
 from ensue.data.ranking.schema import RankingKind
 from ensue.data.tables import Table
 from ensue.errors import UsageError, did_you_mean
@@ -172,9 +172,7 @@ def _choose(
                 f"rows have no {role.kind}; got {role.kind!r} for {name!r}. Say which columns are "
                 "users and items with --user and --item (user=..., item=...)."
             )
-    for name in ids & set(names) - set(named):
-        assert name is not None
-        given[name] = parse_roles({name: "categorical"})[name]
+    given.update({name: Role("categorical") for name in names if name in ids and name not in named})
     found, unused = choose_features(
         [name for name in names if name not in histories],
         sample,
@@ -185,8 +183,8 @@ def _choose(
     )
     rows = {one.name: _row_feature(one, scales.get(one.name, "auto"), ids) for one in found}
     coded = [name for name, one in rows.items() if one.kind == "categorical"]
-    for name, role in histories.items():
-        rows[name] = _history(name, role, sample[name], table.types.get(name), coded)
+    for name, text in histories.items():
+        rows[name] = _history(name, text, sample[name], table.types.get(name), coded)
     order = {name: number for number, name in enumerate(names)}
     ordered = sorted(rows.values(), key=lambda one: order[one.sources[0]])
     return tuple(ordered), unused

@@ -34,7 +34,7 @@ def value_ids(vocabulary: str, values: pl.Series) -> NDArray[np.int64]:
     """Return the ids [n] of text values; 0, which no value has, stands for null and for "".
 
     >>> value_ids("color", pl.Series(["red", None])).tolist()
-    [-6246290055116741446, 0]
+    [-7778701309020758074, 0]
     """
     data, offsets = _buffers(values.cast(pl.String))
     ids = np.empty(len(values), dtype=np.int64)

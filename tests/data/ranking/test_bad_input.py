@@ -46,9 +46,10 @@ def test_bad_values(tmp_path: Path, line: str, sentence: str) -> None:
     [
         ({"targets": "clicks"}, "'clicks' is none. Did you mean 'click'"),
         ({"features": {"y": "numeric"}}, "columns of the input; 'y' is none of"),
+        ({"features": {"tags": "history"}, "history_length": 0}, "history_length of 1 or more"),
         ({"history_length": -1}, "history_length is 0 or more; got -1"),
         ({"history_length": 5}, "has no column of users or of items. Pass --user and --item"),
-        ({"history_where": "click=1"}, "the input has not. Pass --user, --item and --time"),
+        ({"history_where": "click=1"}, "the input has not, or history_length is 0. Pass --user"),
         ({"weights": "u"}, "targets and weights are columns of the input; 'u' is none"),
         ({"user": "who"}, "column 'who' is not in"),
         ({"split": "leave-one-out"}, "a ranking dataset is split by time"),

@@ -26,7 +26,7 @@ from tests.data.ranking.tables import (
 )
 
 ITEMS = {"i0": ("x|y", "1.5"), "i1": ("y", ""), "i2": ("", "200.0"), "i3": ("z|x", "0.25")}
-NAMES = ("user", "item", "color", "tags", "seen", "v", "age")
+NAMES = ("user", "item", "w", "color", "tags", "seen", "v", "age")
 
 
 @pytest.fixture(scope="module")
