@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,13 +115,7 @@ def prepare(
     from ensue.data.prepare import prepare as prepare_dataset
     from ensue.data.ranking.prepare import prepare_ranking
 
-    parts = {"train": train, "validation": validation, "test": test}
-    by_part = {part: files for part, files in parts.items() if files}
-    if bool(by_part) == bool(inputs):
-        raise UsageError(
-            "the input is either files, or --train with --validation and --test; got "
-            f"{'both' if inputs else 'neither'}."
-        )
+    files = _choose_inputs(inputs, {"train": train, "validation": validation, "test": test})
     check_ranking_flags(
         is_ranking=bool(target),
         ranking={
@@ -147,7 +141,7 @@ def prepare(
     }
     if target:
         rows = prepare_ranking(
-            inputs or by_part,
+            files,
             out,
             targets=target,
             weights=parse_weights(weight or ()),
@@ -161,7 +155,7 @@ def prepare(
             print_ranking_summary(out, rows.info)
         return
     dataset = prepare_dataset(
-        inputs or by_part,
+        files,
         out,
         labels=label or (),
         context=context or (),
@@ -172,6 +166,19 @@ def prepare(
         print_json({"path": str(out), **dataset.info.model_dump()})
     else:
         _print_summary(out, dataset.info)
+
+
+def _choose_inputs(
+    inputs: list[Path] | None, parts: Mapping[str, list[Path] | None]
+) -> list[Path] | dict[str, list[Path]]:
+    """Return the files, or those of each part."""
+    by_part = {part: files for part, files in parts.items() if files}
+    if bool(by_part) == bool(inputs):
+        raise UsageError(
+            "the input is either files, or --train with --validation and --test; got "
+            f"{'both' if inputs else 'neither'}."
+        )
+    return inputs or by_part
 
 
 def _parse_features(assignments: Sequence[str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from ensue.data.feature_inference import infer
 from ensue.data.feature_roles import (
     Role,
     TableRoles,
+    choose_features,
     choose_table_features,
     parse_roles,
 )
@@ -219,3 +220,17 @@ def test_separators_of_text_that_is_said_to_be_several_values() -> None:
     assert separator("vector", "1 2", "3 4") == " "
     assert separator("vector", "1, 2", "3,4") == ","
     assert separator("vector", [1, 2], [3, 4]) is None
+
+
+def test_columns_of_any_table() -> None:
+    sample = pl.DataFrame(
+        {"": range(40), "a": [f"v{n // 2 * 2 or n}" for n in range(40)], "x": "y"}
+    )
+    names = ["", "a", "x"]
+    features, unused = choose_features(names, sample, IDS, {})
+    assert [one.name for one in features] == ["x"]
+    assert unused == {"": "has no name", "a": "most values are there once"}
+    features, unused = choose_features(names, sample, IDS, {}, distinct_share=0.9)
+    assert [one.name for one in features] == ["a", "x"]
+    features, _ = choose_features(names, sample, IDS, {"": Role("categorical")})
+    assert [one.name for one in features] == ["", "x"]

@@ -85,5 +85,5 @@ def hash_arrays(folder: Path, schema: str) -> str:
                     hasher.update(block)
         elif file.suffix == ".arrow":  # two versions of Arrow may write the same values differently
             hasher.update(f"\n{file.name}\n".encode())
-            hasher.update(pl.read_ipc(file)["id"].to_numpy())
+            hasher.update(pl.read_ipc(file)["id"].to_numpy().tobytes())
     return hasher.hexdigest()

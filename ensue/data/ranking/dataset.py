@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -129,10 +129,13 @@ class RankingDataset:
         )
 
     def _bag(self, number: int, info: RankingColumnInfo) -> StoredBag:
-        arrays: list[NDArray[Any]] = [
-            load(self.path / f"bag-{number}.{name}.npy") for name in ("values", "ends", "lengths")
-        ]
-        return StoredBag(*arrays, self.value_ids(info.vocabulary), self._by(info))
+        return StoredBag(
+            load(self.path / f"bag-{number}.values.npy"),
+            load(self.path / f"bag-{number}.ends.npy"),
+            load(self.path / f"bag-{number}.lengths.npy"),
+            self.value_ids(info.vocabulary),
+            self._by(info),
+        )
 
     def _by(self, info: RankingColumnInfo) -> int | None:
         """Return the column of codes that a column of a table of items or users is joined by."""

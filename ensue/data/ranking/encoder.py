@@ -62,13 +62,14 @@ class RankingEncoder:
         """Return the encoder of a dataset's rows."""
         info = dataset.info
         ids = [name for name in (info.user, info.item, info.time, info.group) if name is not None]
+        others = [name.removeprefix("items.").removeprefix("users.") for name in info.unused]
         vocabularies = {name: IdMap(dataset.values(name)) for name in dataset.schema.vocabularies}
         return cls(
             info.columns,
             dataset.schema.tasks,
             vocabularies,
             history_length=info.history_length,
-            unused=list(dict.fromkeys([*info.unused, *ids])),
+            unused=list(dict.fromkeys([*others, *ids])),
         )
 
     def encode(

@@ -191,6 +191,7 @@ def _build(
     settings: _Settings,
 ) -> RankingInfo:
     """Write the arrays of the dataset and return what dataset.json is to say, unnamed."""
+    has_history = _has_history(plan, settings)
     work = folder / "work"
     collector = RowCollector(plan, sample, work, memory_bytes=settings.memory_bytes // 3)
     with track("Reading", unit="rows") as advance:
@@ -210,7 +211,7 @@ def _build(
     writer.write_vectors()
     writer.write_bags(settings.max_history)
     history = None
-    if _has_history(plan, settings):
+    if has_history:
         history = _write_history(writer, collector, final, sides, settings)
     sizes = writer.write_vocabularies()
     shutil.rmtree(work, ignore_errors=True)
@@ -251,20 +252,25 @@ def _has_history(plan: Plan, settings: _Settings) -> bool:
     """Tell whether the rows are a log whose users have histories."""
     roles = plan.roles
     has_ids = roles.user is not None and roles.item is not None
-    if settings.history_length is None:
-        if plan.events is not None and not (has_ids and roles.time is not None):
-            raise UsageError(
-                "history_where is about the histories of a log, which has users, items and times; "
-                "the input has not. Pass --user, --item and --time."
-            )
-        return has_ids and roles.time is not None
     told = any(one.kind == "history" for one in roles.features)
+    if told and settings.history_length == 0:
+        raise UsageError(
+            "a column of histories needs a history_length of 1 or more; got 0. Leave the column "
+            "out with --feature NAME=ignore."
+        )
     if settings.history_length and not has_ids and not told:
         raise UsageError(
             "the history of a row is of its user's items; the input has no column of users or of "
             "items. Pass --user and --item (user=..., item=...)."
         )
-    return bool(settings.history_length) and has_ids
+    by_default = roles.time is not None and settings.history_length is None
+    is_wanted = has_ids and (by_default or bool(settings.history_length))
+    if plan.events is not None and not is_wanted:
+        raise UsageError(
+            "history_where is about the histories of a log, which has users, items and times; "
+            "the input has not, or history_length is 0. Pass --user, --item and --time."
+        )
+    return is_wanted
 
 
 def _write_history(

@@ -18,7 +18,7 @@ import polars as pl
 
 from ensue.data.columns import find_usual, recognize
 from ensue.data.feature_inference import find_separator
-from ensue.data.feature_roles import Feature, choose_features, parse_roles
+from ensue.data.feature_roles import Feature, Role, choose_features, parse_roles
 from ensue.data.ranking.schema import RankingKind
 from ensue.data.tables import Table
 from ensue.errors import UsageError, did_you_mean
@@ -115,14 +115,11 @@ def choose_row_roles(table: Table, sample: pl.DataFrame, told: Told) -> RowRoles
     for name in named:
         if name in told.taken:
             raise UsageError(
-                f"a column has one role; {name!r} is {told.taken[name]} and is told to be "
+                f"a column has one role; {name!r} {told.taken[name]} and is told to be "
                 f"{named[name]!r}."
             )
     free = [name for name in columns if name not in named and name not in told.taken]
-    user = told.user or (_usual(free, "user") if table.has_header else None)
-    item = told.item or (
-        _usual([n for n in free if n != user], "item") if table.has_header else None
-    )
+    user, item = _find_ids(table, told, named)
     time = told.time
     if time is None and table.has_header and find_usual(free, "time"):
         remedy = "Pass --time NAME (time=...), or --feature NAME=ROLE for what is no time."
@@ -139,8 +136,21 @@ def choose_row_roles(table: Table, sample: pl.DataFrame, told: Told) -> RowRoles
     return RowRoles(user, item, time, group, features, unused | left_out)
 
 
-def _usual(free: Sequence[str], role: str) -> str | None:
-    found = find_usual(free, role)
+def _find_ids(table: Table, told: Told, named: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Return the columns of users and of items: as told, or the one with a usual name."""
+    if not table.has_header:
+        return told.user, told.item
+    maybe = [
+        name
+        for name in table.columns
+        if name not in told.taken and named.get(name, "ignore") in ("categorical", "ignore")
+    ]
+    user = told.user or _usual(maybe, "user")
+    return user, told.item or _usual([name for name in maybe if name != user], "item")
+
+
+def _usual(names: Sequence[str], role: str) -> str | None:
+    found = find_usual(names, role)
     return found[0] if len(found) == 1 else None
 
 
@@ -162,9 +172,7 @@ def _choose(
                 f"rows have no {role.kind}; got {role.kind!r} for {name!r}. Say which columns are "
                 "users and items with --user and --item (user=..., item=...)."
             )
-    for name in ids & set(names) - set(named):
-        assert name is not None
-        given[name] = parse_roles({name: "categorical"})[name]
+    given.update({name: Role("categorical") for name in names if name in ids and name not in named})
     found, unused = choose_features(
         [name for name in names if name not in histories],
         sample,
@@ -175,8 +183,8 @@ def _choose(
     )
     rows = {one.name: _row_feature(one, scales.get(one.name, "auto"), ids) for one in found}
     coded = [name for name, one in rows.items() if one.kind == "categorical"]
-    for name, role in histories.items():
-        rows[name] = _history(name, role, sample[name], table.types.get(name), coded)
+    for name, text in histories.items():
+        rows[name] = _history(name, text, sample[name], table.types.get(name), coded)
     order = {name: number for number, name in enumerate(names)}
     ordered = sorted(rows.values(), key=lambda one: order[one.sources[0]])
     return tuple(ordered), unused

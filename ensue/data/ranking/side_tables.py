@@ -81,7 +81,7 @@ def _finish(side: Side, reading: TableReading) -> list[SideFeature]:
         SideFeature(
             side,
             feature,
-            numbers.get(feature.name, built.values),  # type: ignore[arg-type]  # bags are none
+            numbers.get(feature.name, built.values),
             built.size,
             built.vocabulary,
         )

@@ -74,8 +74,9 @@ def sample_rows(sources: Sequence[RowSource]) -> pl.DataFrame:
         DataError: there is none.
     """
     parts: list[pl.DataFrame] = []
+    columns = sources[0].table.columns
     for source in sources:
-        for chunk in source.table.read(source.table.columns, SAMPLE_ROWS):
+        for chunk in source.table.read(columns, SAMPLE_ROWS):
             parts.append(chunk.rows.head(SAMPLE_ROWS - sum(map(len, parts))))
             if sum(map(len, parts)) >= SAMPLE_ROWS:
                 return pl.concat(parts, how="vertical_relaxed")

@@ -34,7 +34,7 @@ def value_ids(vocabulary: str, values: pl.Series) -> NDArray[np.int64]:
     """Return the ids [n] of text values; 0, which no value has, stands for null and for "".
 
     >>> value_ids("color", pl.Series(["red", None])).tolist()
-    [-6246290055116741446, 0]
+    [-7778701309020758074, 0]
     """
     data, offsets = _buffers(values.cast(pl.String))
     ids = np.empty(len(values), dtype=np.int64)
@@ -116,9 +116,10 @@ def _buffers(texts: pl.Series) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     if isinstance(array, pa.ChunkedArray):
         array = array.combine_chunks()
     array = array.cast(pa.large_string())
-    empty = np.empty(0, dtype=np.uint8)
+    empty, no_texts = np.empty(0, dtype=np.uint8), np.zeros(1, dtype=np.int64)
+    empty.flags.writeable = no_texts.flags.writeable = False  # as Arrow's are: one compiled kernel
     if not len(array):
-        return empty, np.zeros(1, dtype=np.int64)
+        return empty, no_texts
     _, offsets, data = array.buffers()
     ends = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
     return np.frombuffer(data, dtype=np.uint8) if data and data.size else empty, ends

@@ -20,7 +20,7 @@ from ensue.data.features import Bags
 from ensue.data.ranking.arrays import create, ragged_rows
 from ensue.data.ranking.collect import RowCollector
 from ensue.data.ranking.events import HistoryViews
-from ensue.data.ranking.roles import RowFeature
+from ensue.data.ranking.roles import RowFeature, Scale
 from ensue.data.ranking.scaling import Scaling, fit_scaling
 from ensue.data.ranking.side_tables import SideFeature
 from ensue.data.ranking.value_ids import value_ids
@@ -124,11 +124,10 @@ class RowWriter:
         """Return how numbers are stored, after the training rows."""
         features = self._collector.numbers
         sides = self._of_sides("numeric")
+        scales: list[Scale] = [one.scale for one in features]
+        scales += ["auto"] * len(sides)
         chunks = self._final.chunks(0, self._num_train)
-        scaling, counts = fit_scaling(
-            (self._numbers(first, rows) for first, rows in chunks),
-            [*(one.scale for one in features), *("auto" for _ in sides)],
-        )
+        scaling, counts = fit_scaling((self._numbers(*chunk) for chunk in chunks), scales)
         names = [*(one.name for one in features), *(one.feature.name for one in sides)]
         for name, count in zip(names, counts, strict=True):
             self.figures.missing[name] = 1.0 - float(count) / self._num_train
