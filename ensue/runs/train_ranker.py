@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from ensue.training.loop import OnValidation, TrainingLoop, Validate, pick_devic
 from ensue.training.ranking import RankingObjective, StreamConfig
 
 Fit = Literal["train", "train+validation"]
+RAREST = 1e-4  # share of a label that a new model starts with
 
 
 class RankingSettings(NamedTuple):
@@ -151,6 +153,9 @@ def _train(
         torch.manual_seed(training.seed)
         model = build_ranker(name, settings.model, dataset.schema, _count_values(dataset))
         model.to(pick_device(training.device))
+        shift, scale = _label_scales(dataset, fit)
+        model.start_at_(shift, scale)
+        weights = settings.stream.weights_of(dataset.schema)
         reader = RankingReader(
             dataset,
             fit,
@@ -158,12 +163,9 @@ def _train(
             window=settings.stream.window,
             seed=training.seed,
         )
-        objective = RankingObjective(
-            reader,
-            dataset.schema,
-            settings.stream.weights_of(dataset.schema),
-            seed=training.seed,
-        )
+        # A squared error in units of the labels' deviation: no task counts more for its units.
+        weights = [weight / one**2 for weight, one in zip(weights, scale.tolist(), strict=True)]
+        objective = RankingObjective(reader, dataset.schema, weights, seed=training.seed)
         validate = _make_validate(dataset, fit)
         loop = TrainingLoop(
             model,
@@ -199,6 +201,26 @@ def _count_values(dataset: RankingDataset) -> dict[str, Tensor]:
     return {
         name: torch.from_numpy(dataset.train_counts(name)) for name in dataset.schema.vocabularies
     }
+
+
+def _label_scales(dataset: RankingDataset, fit: Fit) -> tuple[Tensor, Tensor]:
+    """Return what a new model predicts of each task [M], and the unit it learns it in [M].
+
+    They are the log odds of a label of 1, and 1; of a regression the mean and the deviation.
+    """
+    labels = dataset.stored.labels[slice(*dataset.bounds(fit))]
+    shift, scale = torch.zeros(labels.shape[1]), torch.ones(labels.shape[1])
+    for number, task in enumerate(dataset.schema.tasks):
+        own = labels[:, number]
+        own = own[~np.isnan(own)]
+        if not len(own):
+            continue
+        mean = float(own.mean(dtype=np.float64))
+        if task.kind == "binary":
+            shift[number] = torch.logit(torch.tensor(mean, dtype=torch.float64), eps=RAREST)
+        else:
+            shift[number], scale[number] = mean, float(own.std(dtype=np.float64)) or 1.0
+    return shift, scale
 
 
 def _make_validate(dataset: RankingDataset, fit: Fit) -> Validate | None:

@@ -51,18 +51,22 @@ class StreamConfig(Config):
 
 
 class RankingObjective(Objective):
-    """All rows that a reader yields, against all their labels; an example is a row."""
+    """All rows that a reader yields, against all their labels; an example is a row.
+
+    Args:
+        loss_weights: what the mean loss of each task counts in the loss that is followed.
+    """
 
     def __init__(
         self,
         reader: RankingReader,
         schema: RankingSchema,
-        task_weights: Sequence[float],
+        loss_weights: Sequence[float],
         *,
         seed: int,
     ) -> None:
         super().__init__(reader.num_rows, seed=seed)
-        self._reader, self._schema, self._task_weights = reader, schema, task_weights
+        self._reader, self._schema, self._loss_weights = reader, schema, loss_weights
         self._sums = torch.zeros(len(schema.tasks), dtype=torch.float64)
         self._steps = 0
         self._kinds = [task.kind for task in schema.tasks]
@@ -78,7 +82,7 @@ class RankingObjective(Objective):
         losses = task_losses(model(rows), rows.labels, rows.weights, self._kinds)
         self._sums += losses.detach().double()
         self._steps += 1
-        return multitask_loss(losses, self._task_weights)
+        return multitask_loss(losses, self._loss_weights)
 
     def end_epoch(self) -> dict[str, Any]:
         """Return the mean loss of each task over the batches of the epoch."""

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
@@ -59,11 +60,15 @@ class RankingModel(nn.Module, ABC):
     Settings come as a config object, facts of the data as the schema. All that it learned is in its
     state_dict.
 
+    output_shift, output_scale: [M], see `start_at_`.
+
     Raises:
         DataError: the schema has no column, or no task.
     """
 
     Config: ClassVar[type[Config]]
+    output_shift: Tensor
+    output_scale: Tensor
 
     def __init__(self, config: Any, *, schema: RankingSchema) -> None:
         super().__init__()
@@ -74,10 +79,26 @@ class RankingModel(nn.Module, ABC):
             )
         self.config = config
         self.schema = schema
+        num_tasks = len(schema.tasks)
+        self.register_buffer("output_shift", torch.zeros(num_tasks))
+        self.register_buffer("output_scale", torch.ones(num_tasks))
 
     @abstractmethod
+    def outputs(self, batch: RankingBatch) -> Tensor:
+        """Return [B, M], what `forward` shifts and scales."""
+
     def forward(self, batch: RankingBatch) -> Tensor:
         """Return [B, M]: logits of binary tasks, values of regressions."""
+        return self.outputs(batch) * self.output_scale + self.output_shift
+
+    def start_at_(self, shift: Tensor, scale: Tensor) -> None:
+        """Let outputs of 0 and 1 mean `shift` and `shift + scale` [M]; at first they are near 0.
+
+        With log odds and means of the labels, and 1 and their deviations, a new model predicts the
+        means, and a label in large units is learned as fast as one in small units.
+        """
+        self.output_shift.copy_(shift)
+        self.output_scale.copy_(scale)
 
     def predict(self, batch: RankingBatch) -> Tensor:
         """Return [B, M]: probabilities of a label of 1 for binary tasks, values of regressions."""
@@ -139,8 +160,8 @@ class TrunkModel(RankingModel):
         self.trunk = self.trunk_type(config, schema=schema)
         self.heads = TaskTowers(self.trunk.width, (), num_tasks=len(schema.tasks))
 
-    def forward(self, batch: RankingBatch) -> Tensor:
-        """Return [B, M]: logits of binary tasks, values of regressions."""
+    def outputs(self, batch: RankingBatch) -> Tensor:
+        """Return [B, M]."""
         out: TrunkOutput = self.trunk(batch)
         return add_logits(self.heads([out.hidden] * len(self.schema.tasks)), out)
 

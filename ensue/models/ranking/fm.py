@@ -63,8 +63,8 @@ class FM(RankingModel):
         self.pairs = PairLogits(config.dim, num_tasks)
         self.bias = nn.Parameter(torch.zeros(num_tasks))
 
-    def forward(self, batch: RankingBatch) -> Tensor:
-        """Return [B, M]: logits of binary tasks, values of regressions."""
+    def outputs(self, batch: RankingBatch) -> Tensor:
+        """Return [B, M]."""
         fields: Fields = self.fields(batch)
         out: Tensor = self.bias + self.first_order(batch) + self.pairs(fields.vectors)
         return out

@@ -39,7 +39,7 @@ class LR(RankingModel):
         self.first_order = FirstOrder(schema, min_count=config.min_count)
         self.bias = nn.Parameter(torch.zeros(len(schema.tasks)))
 
-    def forward(self, batch: RankingBatch) -> Tensor:
-        """Return [B, M]: logits of binary tasks, values of regressions."""
+    def outputs(self, batch: RankingBatch) -> Tensor:
+        """Return [B, M]."""
         out: Tensor = self.first_order(batch) + self.bias
         return out

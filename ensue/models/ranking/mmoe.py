@@ -51,7 +51,7 @@ class MMoE(RankingModel):
             self.experts.width, config.tower, num_tasks=num_tasks, dropout=config.dropout
         )
 
-    def forward(self, batch: RankingBatch) -> Tensor:
-        """Return [B, M]: logits of binary tasks, values of regressions."""
+    def outputs(self, batch: RankingBatch) -> Tensor:
+        """Return [B, M]."""
         out: TrunkOutput = self.trunk(batch)
         return add_logits(self.towers(self.experts(out.hidden)), out)

@@ -34,7 +34,7 @@ class SharedBottom(RankingModel):
             self.trunk.width, config.tower, num_tasks=len(schema.tasks), dropout=config.dropout
         )
 
-    def forward(self, batch: RankingBatch) -> Tensor:
-        """Return [B, M]: logits of binary tasks, values of regressions."""
+    def outputs(self, batch: RankingBatch) -> Tensor:
+        """Return [B, M]."""
         out: TrunkOutput = self.trunk(batch)
         return add_logits(self.towers([out.hidden] * len(self.schema.tasks)), out)
