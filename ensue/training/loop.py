@@ -20,11 +20,8 @@ import torch
 from torch import nn
 
 from ensue.errors import ConfigError, RunError
-from ensue.models.base import Model
-from ensue.optim.adagrad import Adagrad
-from ensue.optim.clippy import Clippy, Rule
-from ensue.optim.lazy_adam import LazyAdam
-from ensue.progress import Advance, track
+from ensue.optim.clippy import Clippy
+from ensue.progress import Advance, note, track
 from ensue.training.checkpoints import (
     load_checkpoint,
     load_tensors,
@@ -33,16 +30,22 @@ from ensue.training.checkpoints import (
 )
 from ensue.training.config import TrainingConfig
 from ensue.training.log import TrainingLog, peak_memory_bytes
-from ensue.training.objective import Batch, Objective
+from ensue.training.objective import Batch, MultitaskObjective, Objective
+from ensue.training.optimizers import make_optimizer
 from ensue.training.prefetch import prefetch
 from ensue.training.schedules import learning_rate
+from ensue.training.spikes import SpikeWatch
 
-# Of models, where a name does not say "embedding": rows of items, or of values.
-TABLES = {"ids", "table", "tables", "own_output", "item_bias", "output_bias"}
 SHOW_SECONDS = 0.5  # between looks at the loss
+SOUND_STEPS = 200  # between checkpoints that a rollback may go back to
+WATCH = "spikes."  # before the names of what the watch remembers, in a checkpoint
 
-Validate = Callable[[Model], dict[str, float]]
+Validate = Callable[[Any], dict[str, float]]
 OnValidation = Callable[[int, dict[str, float]], None]
+
+
+class DivergenceError(RunError):
+    """The loss is not finite, or it leapt and did not come back."""
 
 
 class StopTraining(Exception):  # noqa: N818  # a wish of the caller, no error
@@ -57,6 +60,8 @@ class Progress:
     loss_sum, examples, seconds: of the epoch so far.
     best_epoch, best_value: of the validation metric. stale: validations since then.
     facts: what the objective said before the epoch, for the log.
+    rollback: the step that diverged, the step gone back to, and what the learning rate is
+        multiplied by since; empty before one.
     """
 
     epoch: int = 1
@@ -70,6 +75,7 @@ class Progress:
     best_metrics: dict[str, float] = field(default_factory=dict)
     stale: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    rollback: dict[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the counters without values JSON cannot hold."""
@@ -89,7 +95,7 @@ class TrainingLoop:
 
     def __init__(
         self,
-        model: Model,
+        model: nn.Module,
         objective: Objective,
         config: TrainingConfig,
         *,
@@ -102,6 +108,9 @@ class TrainingLoop:
         self.on_validation = on_validation
         self.device = next(model.parameters()).device
         self.optimizer = make_optimizer(model, config)
+        tasks = objective.tasks if isinstance(objective, MultitaskObjective) else ("loss",)
+        is_watched = config.watch_spikes or config.rollback
+        self._watch = SpikeWatch(model, tasks) if is_watched else None
         self._checkpoints = directory / "checkpoints"
         self._directory = directory
         self._stop_requested = False
@@ -110,7 +119,8 @@ class TrainingLoop:
         """Train to the end, load the best weights into the model, and return where it ended.
 
         Raises:
-            RunError: the loss is not finite, or the checkpoint cannot be read.
+            DivergenceError: the loss is not finite, and no rollback is left.
+            RunError: the checkpoint cannot be read.
             KeyboardInterrupt: Ctrl-C; a checkpoint was written first.
             StopTraining: on_validation raised it.
         """
@@ -118,24 +128,32 @@ class TrainingLoop:
         progress = Progress()
         last = self._checkpoints / "last.safetensors"
         if resume and last.is_file():
-            gathered, counters = load_checkpoint(last, self.model, self.optimizer)
-            self.objective.load_state(gathered)
-            progress = Progress(**counters)
-        log = TrainingLog(
-            self._directory, num_epochs=progress.epoch - 1, tensorboard=self.config.tensorboard
-        )
+            progress = self._load("last")
+        log = self._open_log(progress)
         total = self.config.epochs * self.objective.num_examples
         with self._interruptible(), track("train", total, unit="examples") as advance:
             advance((progress.epoch - 1) * self.objective.num_examples + progress.examples)
             while progress.epoch <= self.config.epochs and not self._is_stale(progress):
-                self._train_epoch(progress, advance)
-                self._end_epoch(progress, log)
+                try:
+                    self._train_epoch(progress, advance)
+                except DivergenceError:
+                    if not self._may_roll_back(progress):
+                        raise
+                    log.close()
+                    progress = self._roll_back()
+                    log = self._open_log(progress)
+                else:
+                    self._end_epoch(progress, log)
         log.close()
         if progress.best_epoch:
             weights, _ = load_tensors(self._checkpoints / "best.safetensors")
             self.model.load_state_dict(weights)
         self.model.eval()
         return progress
+
+    def take_spikes(self) -> list[dict[str, Any]]:
+        """Return the spikes that are in no line of the log: those of an epoch that diverged."""
+        return self._watch.take() if self._watch is not None else []
 
     def _is_stale(self, progress: Progress) -> bool:
         return self.config.patience is not None and progress.stale >= self.config.patience
@@ -152,6 +170,9 @@ class TrainingLoop:
         examples_before, seconds_before = progress.examples, progress.seconds
         started = saved = shown = time.perf_counter()
         for batch in self._batches(progress):
+            if self._may_roll_back(progress) and progress.steps % SOUND_STEPS == 0:
+                progress.loss_sum = self._finite(loss_sum, progress)
+                self._keep_if_sound(progress)
             size = self.objective.count(batch)
             self._set_learning_rate(progress)
             loss_sum += self._step(batch).double() * size
@@ -195,6 +216,9 @@ class TrainingLoop:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=use_bfloat16):
             loss = self.objective.loss(self.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self._watch is not None:
+            is_multitask = isinstance(self.objective, MultitaskObjective)
+            self._watch.observe(self.objective.seen_losses if is_multitask else loss)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
@@ -204,13 +228,14 @@ class TrainingLoop:
     def _set_learning_rate(self, progress: Progress) -> None:
         done = progress.epoch - 1 + progress.examples / self.objective.num_examples
         rate = learning_rate(self.config, done / self.config.epochs, progress.steps + 1)
+        rate *= progress.rollback.get("rate_factor", 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
     def _finite(self, loss_sum: torch.Tensor, progress: Progress) -> float:
         value = float(loss_sum)
         if not math.isfinite(value):
-            raise RunError(
+            raise DivergenceError(
                 f"the loss must be finite; it is {value} in epoch {progress.epoch} near batch "
                 f"{progress.batch}. The last good checkpoint is kept in {self._checkpoints}; "
                 "lower learning_rate or set clip_norm."
@@ -231,6 +256,10 @@ class TrainingLoop:
         }
         if isinstance(self.optimizer, Clippy):
             line |= self.optimizer.take_counts(self.model.named_parameters())
+        if self._watch is not None:
+            line["spikes"] = self._watch.take()
+        if progress.rollback:
+            line["rollback"] = progress.rollback
         is_last = progress.epoch == self.config.epochs
         if self.validate and (is_last or progress.epoch % self.config.validate_every == 0):
             line["validation"] = self._validate(progress)
@@ -262,10 +291,58 @@ class TrainingLoop:
             progress.stale += 1
         return metrics
 
-    def _save(self, progress: Progress) -> None:
-        path = self._checkpoints / "last.safetensors"
+    def _save(self, progress: Progress, name: str = "last") -> None:
+        path = self._checkpoints / f"{name}.safetensors"
         gathered = self.objective.state()
+        if self._watch is not None:
+            gathered = gathered | {f"{WATCH}{k}": v for k, v in self._watch.state().items()}
         save_checkpoint(path, self.model, self.optimizer, gathered, progress.as_json())
+
+    def _load(self, name: str) -> Progress:
+        """Go back to the checkpoint of this name."""
+        self.optimizer.state.clear()  # of before the first step there is none
+        path = self._checkpoints / f"{name}.safetensors"
+        gathered, counters = load_checkpoint(path, self.model, self.optimizer)
+        seen = {k.removeprefix(WATCH): v for k, v in gathered.items() if k.startswith(WATCH)}
+        if self._watch is not None and seen:
+            self._watch.load_state(seen)
+        self.objective.load_state({k: v for k, v in gathered.items() if not k.startswith(WATCH)})
+        return Progress(**counters)
+
+    def _open_log(self, progress: Progress) -> TrainingLog:
+        return TrainingLog(
+            self._directory, num_epochs=progress.epoch - 1, tensorboard=self.config.tensorboard
+        )
+
+    def _may_roll_back(self, progress: Progress) -> bool:
+        return self.config.rollback and not progress.rollback
+
+    def _keep_if_sound(self, progress: Progress) -> None:
+        """Write the checkpoint that a rollback goes back to, unless a loss is up.
+
+        It is due after so many steps, not seconds: a rollback gives the same weights every time.
+        """
+        assert self._watch is not None
+        self._watch.look()
+        step = self._watch.detector.diverged_step
+        if step is not None:
+            raise DivergenceError(f"a loss must come back; one leapt at step {step} and did not.")
+        if self._watch.detector.is_calm:
+            self._save(progress, "sound")
+
+    def _roll_back(self) -> Progress:
+        """Go back to the last sound checkpoint, as if resumed from it at a lower rate."""
+        assert self._watch is not None
+        self._watch.look()
+        step = self._watch.detector.diverged_step
+        progress = self._load("sound")
+        factor = self.config.rollback_factor
+        progress.rollback = {"from_step": step, "to_step": progress.steps, "rate_factor": factor}
+        note(
+            f"diverged at step {step}: back to step {progress.steps}, "
+            f"and on with {factor:g} of the learning rate"
+        )
+        return progress
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -283,35 +360,6 @@ class TrainingLoop:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
-
-
-def make_optimizer(model: Model, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the optimizer that the config names, over all parameters of the model."""
-    parameters = list(model.parameters())
-    if config.optimizer == "lazy_adam":
-        return LazyAdam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    if config.optimizer == "adagrad":
-        return Adagrad(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    if config.optimizer == "clippy":
-        named = list(model.named_parameters())
-        tables = [p for name, p in named if is_table(name)]
-        others = [p for name, p in named if not is_table(name)]
-        groups: list[dict[str, Any]]
-        groups = [{"params": others}, {"params": tables, "rule": "none"}]
-        return Clippy(
-            [group for group in groups if group["params"]],
-            lr=config.learning_rate,
-            rule=Rule(relative=config.clip_relative, absolute=config.clip_absolute),
-            weight_decay=config.weight_decay,
-        )
-    return torch.optim.Adam(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-
-
-def is_table(name: str) -> bool:
-    """Return whether the parameter of this name has a row for each item, user or value."""
-    return "embedding" in name or not TABLES.isdisjoint(name.split("."))
 
 
 def pick_device(name: str) -> torch.device:
