@@ -5,8 +5,8 @@
 
 The synthetic stream, a shared bottom of 4 layers. Trainings that are in the folder are not
 repeated: a sweep may be interrupted, and made in pieces. Rates above one at which all seeds
-diverged are left out. Bars, over five seeds: the largest rate without a divergence is at least 4 times that
-of plain Adagrad and 2 times that of GC and AGC at their best thresholds, and at the smallest rate
+diverged are left out. Bars, over five seeds: the largest rate without a divergence is at least 4
+times that of plain Adagrad and 2 times that of GC and AGC at their best thresholds, and at the smallest rate
 the quality is that of plain Adagrad within noise.
 """
 
@@ -24,7 +24,7 @@ import torch
 from benchmarks._report import to_table, write_report
 from ensue.runs.stability import stability
 from ensue.runs.stability_result import Outcome, RuleResult, Stability
-from ensue.runs.stability_stream import StreamTestConfig, stream_testbed
+from ensue.runs.stability_stream import StreamBenchConfig, stream_bench
 
 RULES = (
     "none", "clippy", "gc:0.1", "agc:0.01", "lamb:0.01", "gc:1", "gc:0.01", "agc:0.001",
@@ -47,7 +47,7 @@ def main() -> int:
     arguments = parser.parse_args()
     sizes = {name: getattr(arguments, name) for name in ("steps", "batch_size", "width")}
     found = stability(
-        stream_testbed(StreamTestConfig(**sizes)),
+        stream_bench(StreamBenchConfig(**sizes)),
         out=arguments.output,
         rules=arguments.rules,
         rates=arguments.rates,
@@ -74,8 +74,7 @@ def _numbers(text: str) -> list[float]:
 def _row(rule: RuleResult) -> dict[str, Any]:
     """Return what a rule came to."""
     smallest = rule.points[0]
-    known = [point for point in rule.points if point.auc is not None]
-    best = max(known, key=lambda point: point.auc or 0.0, default=smallest)
+    best = rule.best or smallest
     return {
         "rule": rule.rule,
         "largest rate": rule.largest_rate,

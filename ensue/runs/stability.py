@@ -16,6 +16,7 @@ DIR/stability.html      a page about it
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -33,14 +34,16 @@ from ensue.progress import track
 from ensue.runs.output import open_output
 from ensue.runs.plots import has_plots
 from ensue.runs.stability_page import build_stability_html
-from ensue.runs.stability_problem import Testbed
+from ensue.runs.stability_problem import Bench
 from ensue.runs.stability_result import Outcome, Stability, divergence, summarize
-from ensue.runs.stability_stream import stream_testbed
+from ensue.runs.stability_stream import stream_bench
 from ensue.training.config import TrainingConfig
 from ensue.training.log import read_log
 from ensue.training.loop import DivergenceError, TrainingLoop, pick_device
 
+ORDER = ("none", "gc", "agc", "lamb", "clippy")  # of rules, where they are shown
 RULES = ("none", "gc:0.1", "agc:0.01", "lamb:0.1", "clippy")
+WRITE_SECONDS = 60.0  # between pages of an unfinished sweep
 RATES = tuple(0.005 * 2**n for n in range(10))
 
 # What a training of a sweep is, unless `settings` say otherwise.
@@ -49,7 +52,7 @@ SWEPT = ("learning_rate", "seed", "clip_rule", "clip_threshold", "clip_direction
 
 
 def stability(
-    testbed: Testbed | None = None,
+    bench: Bench | None = None,
     *,
     out: str | Path,
     rules: Sequence[str] = RULES,
@@ -63,7 +66,7 @@ def stability(
     """Train with each rule at each rate from each seed, and return what the trainings come to.
 
     Args:
-        testbed: what is trained; None is the small network on the synthetic stream.
+        bench: what is trained; None is the small network on the synthetic stream.
         out: a new folder; with resume=True trainings that are in it are not repeated, and more
             rules, rates and seeds may be asked for.
         rules: as RULE[:THRESHOLD][@DIRECTION], the names of `ensue.optim.clippy`: "none" is plain
@@ -75,31 +78,34 @@ def stability(
         UsageError, ConfigError: an argument or a setting has no meaning.
         KeyboardInterrupt: Ctrl-C; continue with resume=True.
     """
-    testbed = testbed or stream_testbed()
+    bench = bench or stream_bench()
     settings = dict(settings or {})
     out = Path(out)
     rates = sorted(set(rates))
     _check(rules, rates, seeds, settings)
-    identity = {"testbed": testbed.facts, "settings": settings}
+    identity = {"bench": bench.facts, "settings": settings}
     open_output(out, "sweep.json", identity, work="sweep", resume=resume, overwrite=overwrite)
-    outcomes: list[Outcome] = []
+    written = time.monotonic()
     with track("stability", len(rules) * len(rates) * len(seeds), unit="trainings") as advance:
         for rule in rules:
             for number, rate in enumerate(rates):
                 found = []
                 for seed in seeds:
-                    found.append(_train(testbed, out, rule, rate, seed, settings))
+                    found.append(_train(bench, out, rule, rate, seed, settings))
                     advance(1, rule=rule, rate=rate)
-                outcomes += found
-                _write(out, _stability(out, identity, rules, outcomes))
+                if time.monotonic() - written > WRITE_SECONDS:
+                    _write(load_stability(out))
+                    written = time.monotonic()
                 if until_diverged and all(outcome.has_diverged for outcome in found):
                     advance((len(rates) - number - 1) * len(seeds))
                     break
-    return _stability(out, identity, rules, outcomes)
+    found = load_stability(out)
+    _write(found)
+    return found
 
 
 def load_stability(path: str | Path) -> Stability:
-    """Return what is there of a sweep, finished or not, in the order of its trainings.
+    """Return what is there of a sweep, finished or not.
 
     Raises:
         UsageError: the folder holds no sweep.
@@ -110,9 +116,26 @@ def load_stability(path: str | Path) -> Stability:
     identity = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
     files = path.glob("runs/*/*/*/run.json")
     outcomes = [Outcome(**json.loads(file.read_text(encoding="utf-8"))) for file in files]
-    outcomes.sort(key=lambda outcome: (outcome.rule, outcome.rate, outcome.seed))
+    outcomes.sort(key=lambda outcome: (*_place(outcome.rule), outcome.rate, outcome.seed))
     rules = list(dict.fromkeys(outcome.rule for outcome in outcomes))
-    return _stability(path, identity, rules, outcomes)
+    return Stability(path, identity, summarize(outcomes, rules), outcomes)
+
+
+def doubling(smallest: float, largest: float) -> list[float]:
+    """Return rates, each twice the one before.
+
+    >>> doubling(0.1, 0.4)
+    [0.1, 0.2, 0.4]
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not 0 < smallest <= largest:
+        raise UsageError(
+            f"rates go from one above 0 to one that is not smaller; got {smallest} to {largest}."
+        )
+    count = int(math.log2(largest / smallest) + 1e-9) + 1
+    return [smallest * 2**number for number in range(count)]
 
 
 def parse_rule(text: str) -> dict[str, Any]:
@@ -164,7 +187,7 @@ def _config(rule: str, rate: float, seed: int, settings: Mapping[str, Any]) -> T
 
 
 def _train(
-    testbed: Testbed, out: Path, rule: str, rate: float, seed: int, settings: Mapping[str, Any]
+    bench: Bench, out: Path, rule: str, rate: float, seed: int, settings: Mapping[str, Any]
 ) -> Outcome:
     """Return what came out of a training, which is not repeated where that is known."""
     name = rule.replace(":", "-").replace("@", "-")
@@ -177,7 +200,7 @@ def _train(
     reason, quality = None, {"auc": {}, "rmse": {}}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        problem = testbed.make(seed)
+        problem = bench.make(seed)
         model = problem.model.to(pick_device(config.device))
         loop = TrainingLoop(model, problem.objective, config, directory=folder)
         try:
@@ -199,15 +222,16 @@ def _train(
     return outcome
 
 
-def _stability(
-    out: Path, identity: Mapping[str, Any], rules: Sequence[str], outcomes: Sequence[Outcome]
-) -> Stability:
-    return Stability(out, dict(identity), summarize(outcomes, rules), list(outcomes))
+def _place(rule: str) -> tuple[int, str, float]:
+    """Return what rules are ordered by: as they are known, then by direction and threshold."""
+    settings = parse_rule(rule)
+    name, direction = settings["clip_rule"], settings["clip_direction"]
+    return ORDER.index(name), direction, settings.get("clip_threshold", 0.0)
 
 
-def _write(out: Path, found: Stability) -> None:
+def _write(found: Stability) -> None:
     """Write what is known so far, and a page about it where plots can be drawn."""
-    write_json(out / "stability.json", found.to_dict())
+    write_json(found.path / "stability.json", found.to_dict())
     if has_plots():
-        with atomic_file(out / "stability.html") as temporary:
+        with atomic_file(found.path / "stability.html") as temporary:
             temporary.write_text(build_stability_html(found), encoding="utf-8")

@@ -22,7 +22,7 @@ def build_stability_html(found: Stability) -> str:
     Raises:
         ExtraError: matplotlib is not installed.
     """
-    title = f"Stability: {found.facts['testbed'].get('name', 'a ranking model')}"
+    title = f"Stability: {found.facts['bench'].get('name', 'a ranking model')}"
     rules = found.rules
     tiles = [
         Tile(_rate(rule.largest_rate), rule.rule, "largest rate without divergence")
@@ -82,8 +82,7 @@ def _rules(rules: list[RuleResult]) -> str:
     columns += ["best AUC", "at rate"]
     rows: list[list[object]] = []
     for rule in rules:
-        known = [point for point in rule.points if point.auc is not None]
-        best = max(known, key=lambda p: p.auc or 0.0, default=None)
+        best = rule.best
         found = [Mean(best.auc), _rate(best.rate)] if best else [None, None]
         rates = [_rate(rule.largest_rate), _rate(rule.largest_calm_rate)]
         rows.append([rule.rule, *rates, *found])

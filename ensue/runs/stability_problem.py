@@ -31,7 +31,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class Testbed:
+class Bench:
     """A problem for each seed.
 
     facts: what it is, as JSON; a sweep is resumed with the same ones only.

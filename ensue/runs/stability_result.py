@@ -76,6 +76,12 @@ class RuleResult:
     largest_calm_rate: float | None
     origins: dict[str, int]
 
+    @property
+    def best(self) -> Point | None:
+        """The rate of the best AUC; None where all diverged."""
+        known = [point for point in self.points if point.auc is not None]
+        return max(known, key=lambda point: point.auc or 0.0, default=None)
+
 
 @dataclass(frozen=True)
 class Stability:

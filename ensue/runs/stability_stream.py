@@ -17,15 +17,15 @@ from ensue.config import Config
 from ensue.data.ranking.batch import RankingBatch
 from ensue.data.ranking.schema import RankingSchema
 from ensue.data.synthetic.stream import StreamConfig, SyntheticStream
-from ensue.runs.stability_problem import Problem, Quality, Testbed, quality_of
+from ensue.runs.stability_problem import Bench, Problem, Quality, quality_of
 from ensue.training.stream import StreamObjective
 
 EMBEDDING_DIM = 8
 FRESH_ROWS = 8192  # that the final quality is measured on
 
 
-class StreamTestConfig(Config):
-    """The sizes of the testbed.
+class StreamBenchConfig(Config):
+    """The sizes of the bench.
 
     steps, batch_size: of a training; every row is seen once. width, depth: of the shared bottom.
     """
@@ -68,16 +68,16 @@ class StreamNetwork(nn.Module):
         return torch.cat([head(hidden) for head in self.heads], dim=1)
 
 
-def stream_testbed(
-    config: StreamTestConfig | None = None,
+def stream_bench(
+    config: StreamBenchConfig | None = None,
     build: Callable[[RankingSchema], nn.Module] | None = None,
-) -> Testbed:
-    """Return the testbed of the synthetic stream.
+) -> Bench:
+    """Return the bench of the synthetic stream.
 
     Args:
         build: makes a network that takes a `RankingBatch`; None is the shared bottom of the config.
     """
-    config = config or StreamTestConfig()
+    config = config or StreamBenchConfig()
 
     def make(seed: int) -> Problem:
         stream = SyntheticStream(config.stream, seed=seed)
@@ -97,4 +97,4 @@ def stream_testbed(
 
         return Problem(model, objective, measure)
 
-    return Testbed({"name": "synthetic stream", **config.model_dump()}, make)
+    return Bench({"name": "synthetic stream", **config.model_dump()}, make)
