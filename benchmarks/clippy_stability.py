@@ -6,8 +6,8 @@
 The synthetic stream, a shared bottom of 4 layers. Trainings that are in the folder are not
 repeated: a sweep may be interrupted, and made in pieces. Rates above one at which all seeds
 diverged are left out. Bars, over five seeds: the largest rate without a divergence is at least 4
-times that of plain Adagrad and 2 times that of GC and AGC at their best thresholds, and at the smallest rate
-the quality is that of plain Adagrad within noise.
+times that of plain Adagrad and 2 times that of GC and AGC at their best thresholds, and at the
+smallest rate the quality is that of plain Adagrad within noise.
 """
 
 from __future__ import annotations

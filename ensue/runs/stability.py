@@ -34,7 +34,7 @@ from ensue.progress import track
 from ensue.runs.output import open_output
 from ensue.runs.plots import has_plots
 from ensue.runs.stability_page import build_stability_html
-from ensue.runs.stability_problem import Bench
+from ensue.runs.stability_problem import Bench, Quality
 from ensue.runs.stability_result import Outcome, Stability, divergence, summarize
 from ensue.runs.stability_stream import stream_bench
 from ensue.training.config import TrainingConfig
@@ -81,7 +81,7 @@ def stability(
     bench = bench or stream_bench()
     settings = dict(settings or {})
     out = Path(out)
-    rates = sorted(set(rates))
+    rates = sorted({float(f"{rate:.6g}") for rate in rates})  # as folders are named
     _check(rules, rates, seeds, settings)
     identity = {"bench": bench.facts, "settings": settings}
     open_output(out, "sweep.json", identity, work="sweep", resume=resume, overwrite=overwrite)
@@ -99,9 +99,9 @@ def stability(
                 if until_diverged and all(outcome.has_diverged for outcome in found):
                     advance((len(rates) - number - 1) * len(seeds))
                     break
-    found = load_stability(out)
-    _write(found)
-    return found
+    sweep = load_stability(out)
+    _write(sweep)
+    return sweep
 
 
 def load_stability(path: str | Path) -> Stability:
@@ -197,7 +197,8 @@ def _train(
         return Outcome(**json.loads(file.read_text(encoding="utf-8")))
     started = time.perf_counter()
     config = _config(rule, rate, seed, settings)
-    reason, quality = None, {"auc": {}, "rmse": {}}
+    reason: str | None = None
+    quality: Quality = {"auc": {}, "rmse": {}}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         problem = bench.make(seed)

@@ -217,8 +217,10 @@ class TrainingLoop:
             loss = self.objective.loss(self.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         if self._watch is not None:
-            is_multitask = isinstance(self.objective, MultitaskObjective)
-            self._watch.observe(self.objective.seen_losses if is_multitask else loss)
+            seen = loss
+            if isinstance(self.objective, MultitaskObjective):
+                seen = self.objective.seen_losses
+            self._watch.observe(seen)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()

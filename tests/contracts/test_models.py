@@ -31,8 +31,8 @@ from ensue.models.sequential.sasrec import SASRec, SASRecConfig
 from ensue.protocols import Scorer
 from ensue.training.config import TrainingConfig
 from ensue.training.loop import TrainingLoop
-from ensue.training.optimizers import is_table
 from ensue.training.objectives import make_objective
+from ensue.training.optimizers import is_table
 from tests.contracts.planted import Planted, hit_rate, plant
 
 

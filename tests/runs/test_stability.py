@@ -189,7 +189,7 @@ def test_quality_is_that_of_its_definition() -> None:
         (
             {"rates": []},
             UsageError,
-            r"at least one rule, one rate above 0 and one seed; got .*\[\]",
+            r"one rule, one rate above 0 and one seed; got .*\[\]",
         ),
         ({"settings": {"seed": 3}}, UsageError, "seed is what a sweep sets itself; leave it out"),
     ],

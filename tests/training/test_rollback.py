@@ -154,7 +154,7 @@ def test_what_diverged_can_be_asked_for(tmp_path: Path) -> None:
         ({"optimizer": "clippy", "clip_threshold": 0.1}, "clip_threshold is read with .* 'lamb'"),
         (
             {"optimizer": "clippy", "clip_rule": "gc", "clip_threshold": 1, "clip_relative": 0.1},
-            r"clip_relative is read with optimizer='clippy' and clip_rule='clippy' only; got .*0\.1",
+            r"clip_relative is read with .* and clip_rule='clippy' only; got .*0\.1",
         ),
         ({"optimizer": "adagrad", "clip_direction": "adam"}, "clip_direction is read with"),
     ],
