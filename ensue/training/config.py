@@ -38,7 +38,7 @@ class TrainingConfig(Config):
     clip_norm: largest norm of the whole gradient; None does not clip.
     precision: "bfloat16" runs forward and backward in bfloat16; weights stay float32.
     watch_spikes: log where the loss of a task rose far above what it had been, and the tensor whose
-        gradient rose first.
+        gradient rose first; each step reads all gradients once more.
     rollback: when the training diverges, go back once to the last checkpoint of a sound state, and
         on from there with the learning rate times rollback_factor; it watches spikes too.
     checkpoint_seconds: time between checkpoints inside an epoch; each epoch ends with one.

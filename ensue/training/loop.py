@@ -7,12 +7,12 @@ its last checkpoint to the same weights, bit for bit, as one that never stopped.
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ import torch
 from torch import nn
 
 from ensue.errors import ConfigError, RunError
+from ensue.files import atomic_file
 from ensue.optim.clippy import Clippy
 from ensue.progress import Advance, note, track
 from ensue.training.checkpoints import (
+    Progress,
     load_checkpoint,
     load_tensors,
     save_checkpoint,
@@ -50,39 +52,6 @@ class DivergenceError(RunError):
 
 class StopTraining(Exception):  # noqa: N818  # a wish of the caller, no error
     """Raised by an `on_validation` to give the training up; it leaves the loop as it is."""
-
-
-@dataclass
-class Progress:
-    """Where a training stands; stored in every checkpoint.
-
-    epoch, batch: the next batch to train. steps: taken so far.
-    loss_sum, examples, seconds: of the epoch so far.
-    best_epoch, best_value: of the validation metric. stale: validations since then.
-    facts: what the objective said before the epoch, for the log.
-    rollback: the step that diverged, the step gone back to, and what the learning rate is
-        multiplied by since; empty before one.
-    """
-
-    epoch: int = 1
-    batch: int = 0
-    steps: int = 0
-    loss_sum: float = 0.0
-    examples: int = 0
-    seconds: float = 0.0
-    best_epoch: int = 0
-    best_value: float = -math.inf
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    stale: int = 0
-    facts: dict[str, Any] = field(default_factory=dict)
-    rollback: dict[str, Any] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the counters without values JSON cannot hold."""
-        counters = asdict(self)
-        if not math.isfinite(self.best_value):
-            del counters["best_value"]
-        return counters
 
 
 class TrainingLoop:
@@ -132,7 +101,7 @@ class TrainingLoop:
         log = self._open_log(progress)
         total = self.config.epochs * self.objective.num_examples
         with self._interruptible(), track("train", total, unit="examples") as advance:
-            advance((progress.epoch - 1) * self.objective.num_examples + progress.examples)
+            advance(self._done(progress))
             while progress.epoch <= self.config.epochs and not self._is_stale(progress):
                 try:
                     self._train_epoch(progress, advance)
@@ -140,7 +109,9 @@ class TrainingLoop:
                     if not self._may_roll_back(progress):
                         raise
                     log.close()
+                    done = self._done(progress)
                     progress = self._roll_back()
+                    advance(self._done(progress) - done)
                     log = self._open_log(progress)
                 else:
                     self._end_epoch(progress, log)
@@ -154,6 +125,10 @@ class TrainingLoop:
     def take_spikes(self) -> list[dict[str, Any]]:
         """Return the spikes that are in no line of the log: those of an epoch that diverged."""
         return self._watch.take() if self._watch is not None else []
+
+    def _done(self, progress: Progress) -> int:
+        """Return the number of examples of all epochs so far."""
+        return (progress.epoch - 1) * self.objective.num_examples + progress.examples
 
     def _is_stale(self, progress: Progress) -> bool:
         return self.config.patience is not None and progress.stale >= self.config.patience
@@ -311,6 +286,10 @@ class TrainingLoop:
         self.objective.load_state({k: v for k, v in gathered.items() if not k.startswith(WATCH)})
         return Progress(**counters)
 
+    def _copy(self, name: str, to: str) -> None:
+        with atomic_file(self._checkpoints / f"{to}.safetensors") as temporary:
+            shutil.copyfile(self._checkpoints / f"{name}.safetensors", temporary)
+
     def _open_log(self, progress: Progress) -> TrainingLog:
         return TrainingLog(
             self._directory, num_epochs=progress.epoch - 1, tensorboard=self.config.tensorboard
@@ -331,6 +310,8 @@ class TrainingLoop:
             raise DivergenceError(f"a loss must come back; one leapt at step {step} and did not.")
         if self._watch.detector.is_calm:
             self._save(progress, "sound")
+            if progress.best_epoch:
+                self._copy("best", "sound-best")
 
     def _roll_back(self) -> Progress:
         """Go back to the last sound checkpoint, as if resumed from it at a lower rate."""
@@ -338,6 +319,8 @@ class TrainingLoop:
         self._watch.look()
         step = self._watch.detector.diverged_step
         progress = self._load("sound")
+        if progress.best_epoch:
+            self._copy("sound-best", "best")
         factor = self.config.rollback_factor
         progress.rollback = {"from_step": step, "to_step": progress.steps, "rate_factor": factor}
         note(

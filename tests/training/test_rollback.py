@@ -16,9 +16,10 @@ from ensue.config import make_config
 from ensue.errors import ConfigError
 from ensue.training import loop as loops
 from ensue.training import spikes
+from ensue.training.checkpoints import Progress
 from ensue.training.config import TrainingConfig
 from ensue.training.log import read_log
-from ensue.training.loop import DivergenceError, Progress, TrainingLoop
+from ensue.training.loop import DivergenceError, TrainingLoop
 from ensue.training.objective import Batch, MultitaskObjective
 
 NUM_BATCHES, EPOCHS = 35, 3
@@ -120,6 +121,27 @@ def test_it_resumes_before_and_after(
         for folder in (tmp_path / "run", tmp_path / "whole")
     ]
     assert logs[0] == logs[1]
+
+
+def test_the_best_weights_go_back_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "SOUND_STEPS", 60)  # inside epoch 2; epoch 2 was the best, undone
+    values = iter([0.5, 0.9, 0.4, 0.3])
+    config = TrainingConfig(
+        epochs=EPOCHS, weight_decay=0.0, learning_rate=0.01, rollback=True, patience=None
+    )
+    model = Slope()
+    loop = TrainingLoop(
+        model,
+        CliffObjective(math.inf),
+        config,
+        directory=tmp_path,
+        validate=lambda _: {"map": next(values)},
+    )
+    progress = loop.run()
+    assert progress.rollback["to_step"] == 60
+    assert (progress.best_epoch, progress.best_value) == (1, 0.5)
+    assert float(model.weight.detach()) == pytest.approx(0.35)
+    assert [line["validation"]["map"] for line in read_log(tmp_path)] == [0.5, 0.4, 0.3]
 
 
 def test_a_second_divergence_ends_the_training(tmp_path: Path) -> None:
