@@ -2,7 +2,8 @@
 
 After Tang et al., "Improving Training Stability for Multitask Ranking Models in Recommender
 Systems", KDD 2023, arXiv:2302.09178. The definitions are ours. A training has diverged when its
-loss is not finite, or when at its end the AUC of a task is at most 0.505. It had a micro-divergence
+loss is not finite, or when at its end the AUC of a task is at most 0.505 and before that some loss
+was more than twice its first (what has hardly moved has no AUC either). It had a micro-divergence
 when it did not diverge, but the loss of a task leapt and came back (`ensue.training.spikes`).
 
 ```
@@ -204,6 +205,7 @@ def _train(
         problem = bench.make(seed)
         model = problem.model.to(pick_device(config.device))
         loop = TrainingLoop(model, problem.objective, config, directory=folder)
+        assert loop.watch is not None
         try:
             loop.run(resume=True)
         except DivergenceError:
@@ -211,11 +213,12 @@ def _train(
         else:
             with torch.no_grad():
                 quality = problem.measure(model)
-            reason = divergence(quality)
+            reason = divergence(quality, loop.watch.detector.leap)
     line = (read_log(folder) or [{}])[-1]
-    spikes = line.get("spikes") or loop.take_spikes()
+    spikes = line.get("spikes") or loop.watch.take()
+    leap = loop.watch.detector.leap
     outcome = Outcome(
-        rule, rate, seed, reason, quality, spikes,
+        rule, rate, seed, reason, leap if math.isfinite(leap) else None, quality, spikes,
         clipping=line.get("clipping", {}), seconds=time.perf_counter() - started,
     )  # fmt: skip
     write_json(file, asdict(outcome))

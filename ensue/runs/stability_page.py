@@ -53,7 +53,8 @@ def _curves(rules: list[RuleResult]) -> str:
         drawings.append(_draw(title, rules, lambda p: p.rmse))
     explanation = notes(
         [
-            "Diverged: the loss is not finite, or the AUC of a task is 0.505 or less at the end.",
+            "Diverged: the loss is not finite, or the AUC of a task is 0.505 or less at the end, "
+            "and some loss was more than twice its first.",
             "Micro-divergence: the loss of a task was above its running median by more than 6 "
             "median absolute deviations for 3 steps or more, and came back.",
             "Where a step is shrunk to what the weights can take, it no longer depends on the "

@@ -12,6 +12,7 @@ from typing import Any
 from ensue.runs.stability_problem import Quality
 
 DIVERGED_AUC = 0.505  # of a task, at most
+DIVERGED_LEAP = 2.0  # of a loss over the first one, before
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Outcome:
     """What came out of one training.
 
     reason: why it diverged, "loss" or "auc"; None where it did not. quality: at the end.
+    leap: the largest loss of a task over its first; None for one that is not finite.
     spikes: as `ensue.training.spikes` tells them. clipping: mean factor of each tensor.
     """
 
@@ -26,6 +28,7 @@ class Outcome:
     rate: float
     seed: int
     reason: str | None
+    leap: float | None
     quality: Quality
     spikes: list[dict[str, Any]]
     clipping: dict[str, float]
@@ -98,14 +101,16 @@ class Stability:
         return {**self.facts, "rules": rules, "num_runs": len(self.outcomes)}
 
 
-def divergence(quality: Quality) -> str | None:
+def divergence(quality: Quality, leap: float) -> str | None:
     """Return "auc" where the quality at the end is that of a divergence.
 
-    >>> divergence({"auc": {"click": 0.7, "like": 0.5}, "rmse": {}})
+    A network that has hardly moved has an AUC of one half too: some loss must have leapt before.
+
+    >>> divergence({"auc": {"click": 0.7, "like": 0.5}, "rmse": {}}, leap=50.0)
     'auc'
     """
-    values = quality["auc"].values()
-    return "auc" if any(value is None or value <= DIVERGED_AUC for value in values) else None
+    is_lost = any(value is None or value <= DIVERGED_AUC for value in quality["auc"].values())
+    return "auc" if is_lost and leap > DIVERGED_LEAP else None
 
 
 def summarize(outcomes: Sequence[Outcome], rules: Sequence[str]) -> list[RuleResult]:

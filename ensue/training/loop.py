@@ -60,6 +60,8 @@ class TrainingLoop:
     Args:
         validate: returns metrics of the model; None trains all epochs and keeps the last weights.
         on_validation: is told the epoch and the metrics of each validation, after its checkpoint.
+
+    watch: what looks for spikes, and has those that are in no line of the log; None without it.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class TrainingLoop:
         self.optimizer = make_optimizer(model, config)
         tasks = objective.tasks if isinstance(objective, MultitaskObjective) else ("loss",)
         is_watched = config.watch_spikes or config.rollback
-        self._watch = SpikeWatch(model, tasks) if is_watched else None
+        self.watch = SpikeWatch(model, tasks) if is_watched else None
         self._checkpoints = directory / "checkpoints"
         self._directory = directory
         self._stop_requested = False
@@ -121,10 +123,6 @@ class TrainingLoop:
             self.model.load_state_dict(weights)
         self.model.eval()
         return progress
-
-    def take_spikes(self) -> list[dict[str, Any]]:
-        """Return the spikes that are in no line of the log: those of an epoch that diverged."""
-        return self._watch.take() if self._watch is not None else []
 
     def _done(self, progress: Progress) -> int:
         """Return the number of examples of all epochs so far."""
@@ -191,11 +189,11 @@ class TrainingLoop:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=use_bfloat16):
             loss = self.objective.loss(self.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        if self._watch is not None:
+        if self.watch is not None:
             seen = loss
             if isinstance(self.objective, MultitaskObjective):
                 seen = self.objective.seen_losses
-            self._watch.observe(seen)
+            self.watch.observe(seen)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
@@ -233,8 +231,8 @@ class TrainingLoop:
         }
         if isinstance(self.optimizer, Clippy):
             line |= self.optimizer.take_counts(self.model.named_parameters())
-        if self._watch is not None:
-            line["spikes"] = self._watch.take()
+        if self.watch is not None:
+            line["spikes"] = self.watch.take()
         if progress.rollback:
             line["rollback"] = progress.rollback
         is_last = progress.epoch == self.config.epochs
@@ -271,8 +269,8 @@ class TrainingLoop:
     def _save(self, progress: Progress, name: str = "last") -> None:
         path = self._checkpoints / f"{name}.safetensors"
         gathered = self.objective.state()
-        if self._watch is not None:
-            gathered = gathered | {f"{WATCH}{k}": v for k, v in self._watch.state().items()}
+        if self.watch is not None:
+            gathered = gathered | {f"{WATCH}{k}": v for k, v in self.watch.state().items()}
         save_checkpoint(path, self.model, self.optimizer, gathered, progress.as_json())
 
     def _load(self, name: str) -> Progress:
@@ -281,8 +279,8 @@ class TrainingLoop:
         path = self._checkpoints / f"{name}.safetensors"
         gathered, counters = load_checkpoint(path, self.model, self.optimizer)
         seen = {k.removeprefix(WATCH): v for k, v in gathered.items() if k.startswith(WATCH)}
-        if self._watch is not None and seen:
-            self._watch.load_state(seen)
+        if self.watch is not None and seen:
+            self.watch.load_state(seen)
         self.objective.load_state({k: v for k, v in gathered.items() if not k.startswith(WATCH)})
         return Progress(**counters)
 
@@ -303,21 +301,21 @@ class TrainingLoop:
 
         It is due after so many steps, not seconds: a rollback gives the same weights every time.
         """
-        assert self._watch is not None
-        self._watch.look()
-        step = self._watch.detector.diverged_step
+        assert self.watch is not None
+        self.watch.look()
+        step = self.watch.detector.diverged_step
         if step is not None:
             raise DivergenceError(f"a loss must come back; one leapt at step {step} and did not.")
-        if self._watch.detector.is_calm:
+        if self.watch.detector.is_calm:
             self._save(progress, "sound")
             if progress.best_epoch:
                 self._copy("best", "sound-best")
 
     def _roll_back(self) -> Progress:
         """Go back to the last sound checkpoint, as if resumed from it at a lower rate."""
-        assert self._watch is not None
-        self._watch.look()
-        step = self._watch.detector.diverged_step
+        assert self.watch is not None
+        self.watch.look()
+        step = self.watch.detector.diverged_step
         progress = self._load("sound")
         if progress.best_epoch:
             self._copy("sound-best", "best")

@@ -59,6 +59,7 @@ class Series:
     window: the last losses, in the order of a ring. count: how many there were.
     above: losses in a row above the bound, while they are no spike yet. spike: the one that lasts.
     median, mad: what they and it are measured by.
+    first, largest: of all losses; NaN before the first, and since one that is not a number.
     """
 
     task: str
@@ -68,9 +69,14 @@ class Series:
     spike: Spike | None = None
     median: float = 0.0
     mad: float = 0.0
+    first: float = math.nan
+    largest: float = math.nan
 
     def add(self, step: int, loss: float) -> Spike | None:
         """Take the loss of a step, and return the spike that it makes known."""
+        if step == 1:
+            self.first = self.largest = loss
+        self.largest = float(np.maximum(self.largest, loss))  # NaN stays
         if self.spike is not None:
             self._follow(self.spike, step, loss)
             return None
@@ -143,6 +149,12 @@ class SpikeDetector:
     def is_calm(self) -> bool:
         """Whether no loss is above its bound now."""
         return not any(series.spike or series.above for series in self.series)
+
+    @property
+    def leap(self) -> float:
+        """The largest loss of a task over its first; infinite where one was not finite."""
+        ratios = [series.largest / max(series.first, 1e-12) for series in self.series]
+        return max((r if math.isfinite(r) else math.inf for r in ratios), default=0.0)
 
     @property
     def diverged_step(self) -> int | None:

@@ -148,7 +148,7 @@ def test_rates_above_a_divergence_of_all_can_be_left_out(tmp_path: Path) -> None
 
 def outcome(rate: float, reason: str | None, steps: int | None = None) -> Outcome:
     spikes = [{"step": 30, "task": "a", "tensor": "w", "height": 9.0, "steps": steps}]
-    return Outcome("none", rate, 0, reason, {"auc": {}, "rmse": {}}, spikes, {}, 1.0)
+    return Outcome("none", rate, 0, reason, 1.0, {"auc": {}, "rmse": {}}, spikes, {}, 1.0)
 
 
 def test_the_largest_rate_is_below_the_first_divergence() -> None:
@@ -171,12 +171,13 @@ def test_quality_is_that_of_its_definition() -> None:
     found[:, 0] = 1.0
     constant = quality_of([Task("click", "binary")], labels, found)
     assert constant["auc"]["click"] == 0.5
-    assert divergence(constant) == "auc"
+    assert divergence(constant, 2.1) == "auc"
+    assert divergence(constant, 1.9) is None  # it has hardly moved
     found[20, 0] = np.nan
     broken = quality_of([Task("click", "binary")], labels, found)
     assert broken["auc"]["click"] is None
-    assert divergence(broken) == "auc"
-    assert divergence(quality | {"auc": {"click": 0.506}}) is None
+    assert divergence(broken, 2.1) == "auc"
+    assert divergence(quality | {"auc": {"click": 0.506}}, 9.0) is None
 
 
 @pytest.mark.parametrize(

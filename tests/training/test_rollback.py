@@ -163,7 +163,9 @@ def test_what_diverged_can_be_asked_for(tmp_path: Path) -> None:
     loop = TrainingLoop(Slope(), CliffObjective(math.inf), config, directory=tmp_path)
     with pytest.raises(DivergenceError):
         loop.run()
-    (spike,) = loop.take_spikes()
+    assert loop.watch is not None
+    (spike,) = loop.watch.take()
+    assert loop.watch.detector.leap == math.inf
     assert (spike["step"], spike["task"], spike["height"]) == (101, "slope", None)
 
 

@@ -103,6 +103,14 @@ def test_a_loss_that_is_not_finite_is_a_spike_at_once(value: float) -> None:
     assert early.diverged_step == 1
 
 
+def test_the_leap_is_the_largest_loss_over_the_first() -> None:
+    losses = np.array([[2.0, 8.0], [7.0, 9.0], [1.0, 8.0]])
+    assert detect(losses).leap == 3.5
+    losses[2, 1] = math.nan
+    assert detect(losses).leap == math.inf
+    assert detect(np.vstack([losses, [[1.0, 1.0]]])).leap == math.inf
+
+
 def test_noise_and_descent_have_no_spikes() -> None:
     for seed in range(3):
         assert detect(noise(700, 2, seed)).take() == []
