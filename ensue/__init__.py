@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ensue.runs.distill_classifier import distill_arrays, distill_classifier
     from ensue.runs.profile import Profile, profile
     from ensue.runs.run import Run, load
+    from ensue.runs.stability import stability
     from ensue.runs.tradeoff import tradeoff
     from ensue.runs.train import train
     from ensue.runs.tune import tune
@@ -43,6 +44,7 @@ __all__ = [
     "load",
     "prepare",
     "profile",
+    "stability",
     "tradeoff",
     "train",
     "tune",
@@ -64,6 +66,7 @@ _HOMES = {
     "load": "ensue.runs.run",
     "prepare": "ensue.data.prepare",
     "profile": "ensue.runs.profile",
+    "stability": "ensue.runs.stability",
     "tradeoff": "ensue.runs.tradeoff",
     "train": "ensue.runs.train",
     "tune": "ensue.runs.tune",

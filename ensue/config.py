@@ -33,6 +33,9 @@ def make_config(cls: type[ConfigT], settings: Mapping[str, Any]) -> ConfigT:
         return cls(**settings)
     except ValidationError as error:
         first = error.errors()[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, ConfigError):  # of several fields together; it says all there is
+            raise cause from None
         field = ".".join(str(part) for part in first["loc"]) or cls.__name__
         raise ConfigError(
             f"{cls.__name__}.{field}: {first['msg'].lower()}; got {first.get('input')!r}."

@@ -28,6 +28,7 @@ SURFACE = [
     "load",
     "prepare",
     "profile",
+    "stability",
     "tradeoff",
     "train",
     "tune",

@@ -30,6 +30,7 @@ from ensue.cli.profile import profile
 from ensue.cli.recommend import recommend
 from ensue.cli.report import report
 from ensue.cli.similar import similar
+from ensue.cli.stability import stability
 from ensue.cli.tradeoff import tradeoff
 from ensue.cli.train import train
 from ensue.cli.tune import tune
@@ -95,6 +96,7 @@ app.command()(train)
 app.command()(tune)
 app.command()(distill)
 app.command()(tradeoff)
+app.command()(stability)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(index)

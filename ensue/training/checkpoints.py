@@ -9,6 +9,8 @@ into it: a checkpoint is whole or absent.
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,39 @@ from torch import Tensor, nn
 
 from ensue.errors import RunError
 from ensue.files import atomic_file
+
+
+@dataclass
+class Progress:
+    """Where a training stands; stored in every checkpoint.
+
+    epoch, batch: the next batch to train. steps: taken so far.
+    loss_sum, examples, seconds: of the epoch so far.
+    best_epoch, best_value: of the validation metric. stale: validations since then.
+    facts: what the objective said before the epoch, for the log.
+    rollback: the step that diverged, the step gone back to, and what the learning rate is
+        multiplied by since; empty before one.
+    """
+
+    epoch: int = 1
+    batch: int = 0
+    steps: int = 0
+    loss_sum: float = 0.0
+    examples: int = 0
+    seconds: float = 0.0
+    best_epoch: int = 0
+    best_value: float = -math.inf
+    best_metrics: dict[str, float] = field(default_factory=dict)
+    stale: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+    rollback: dict[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the counters without values JSON cannot hold."""
+        counters = asdict(self)
+        if not math.isfinite(self.best_value):
+            del counters["best_value"]
+        return counters
 
 
 def save_checkpoint(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ensue.config import Config
+from ensue.errors import ConfigError
+from ensue.optim.clippy import DirectionName, RuleName
 
 
 class TrainingConfig(Config):
@@ -24,10 +26,21 @@ class TrainingConfig(Config):
         "adagrad" passes over rows without a gradient too: without weight_decay they would not move.
         "clippy" is Adagrad whose steps are shrunk where they are large for the weights, tensor by
         tensor; embedding tables are left to plain Adagrad, as in the paper.
-    clip_relative, clip_absolute: of "clippy": a weight w moves by clip_relative |w| + clip_absolute
-        at most.
+    clip_rule: of "clippy", what a step may be: "clippy"; "gc", "agc" and "lamb", the rules it was
+        compared with; "none".
+    clip_relative, clip_absolute: of the rule "clippy": a weight w moves by clip_relative |w| +
+        clip_absolute at most.
+    clip_threshold: of the other rules, which have no default: the largest norm of a tensor's
+        gradient ("gc"), the same over the norm of a row's weights ("agc"), or the norm of a step
+        over learning_rate |w| ("lamb").
+    clip_direction: of "clippy", what is shrunk: a step of Adagrad, of Adagrad with the squares
+        before the current one alone ("delayed_adagrad"), or of Adam.
     clip_norm: largest norm of the whole gradient; None does not clip.
     precision: "bfloat16" runs forward and backward in bfloat16; weights stay float32.
+    watch_spikes: log where the loss of a task rose far above what it had been, and the tensor whose
+        gradient rose first; each step reads all gradients once more.
+    rollback: when the training diverges, go back once to the last checkpoint of a sound state, and
+        on from there with the learning rate times rollback_factor; it watches spikes too.
     checkpoint_seconds: time between checkpoints inside an epoch; each epoch ends with one.
     device: "auto" is the GPU where there is one.
     prefetch: batches made ahead on a thread; 0 makes each when it is due. The numbers are the same.
@@ -41,10 +54,16 @@ class TrainingConfig(Config):
     warmup_steps: int = Field(default=0, ge=0)
     weight_decay: float = Field(default=1e-6, ge=0)
     optimizer: Literal["adam", "lazy_adam", "adagrad", "clippy"] = "adam"
+    clip_rule: RuleName = "clippy"
     clip_relative: float = Field(default=0.5, ge=0)
     clip_absolute: float = Field(default=0.01, ge=0)
+    clip_threshold: float | None = Field(default=None, gt=0)
+    clip_direction: DirectionName = "adagrad"
     clip_norm: float | None = Field(default=None, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
+    watch_spikes: bool = False
+    rollback: bool = False
+    rollback_factor: float = Field(default=0.5, gt=0, lt=1)
     patience: int | None = Field(default=5, ge=1)
     metric: str = "map"
     validate_every: int = Field(default=1, ge=1)
@@ -53,3 +72,27 @@ class TrainingConfig(Config):
     device: str = "auto"
     prefetch: int = Field(default=0, ge=0)
     tensorboard: bool = False
+
+    @model_validator(mode="after")
+    def _check_that_all_is_read(self) -> TrainingConfig:
+        """Refuse a setting that would change nothing, and a rule without its threshold."""
+        has_bound = self.optimizer == "clippy" and self.clip_rule == "clippy"
+        has_threshold = self.optimizer == "clippy" and self.clip_rule in ("gc", "agc", "lamb")
+        read = {
+            "clip_rule": (self.optimizer == "clippy", "optimizer='clippy'"),
+            "clip_direction": (self.optimizer == "clippy", "optimizer='clippy'"),
+            "clip_relative": (has_bound, "optimizer='clippy' and clip_rule='clippy'"),
+            "clip_absolute": (has_bound, "optimizer='clippy' and clip_rule='clippy'"),
+            "clip_threshold": (
+                has_threshold,
+                "optimizer='clippy' and a clip_rule of 'gc', 'agc' or 'lamb'",
+            ),
+            "rollback_factor": (self.rollback, "rollback=true"),
+        }
+        for name, (is_read, where) in read.items():
+            value = getattr(self, name)
+            if not is_read and value != type(self).model_fields[name].default:
+                raise ConfigError(f"{name} is read with {where} only; got {name}={value!r}.")
+        if has_threshold and self.clip_threshold is None:
+            raise ConfigError(f"clip_rule={self.clip_rule!r} needs clip_threshold; got none.")
+        return self

@@ -7,12 +7,12 @@ its last checkpoint to the same weights, bit for bit, as one that never stopped.
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ import torch
 from torch import nn
 
 from ensue.errors import ConfigError, RunError
-from ensue.optim.adagrad import Adagrad
-from ensue.optim.clippy import Clippy, Rule
-from ensue.optim.lazy_adam import LazyAdam
-from ensue.progress import Advance, track
+from ensue.files import atomic_file
+from ensue.optim.clippy import Clippy
+from ensue.progress import Advance, note, track
 from ensue.training.checkpoints import (
+    Progress,
     load_checkpoint,
     load_tensors,
     save_checkpoint,
@@ -32,50 +32,26 @@ from ensue.training.checkpoints import (
 )
 from ensue.training.config import TrainingConfig
 from ensue.training.log import TrainingLog, peak_memory_bytes
-from ensue.training.objective import Batch, Objective
+from ensue.training.objective import Batch, MultitaskObjective, Objective
+from ensue.training.optimizers import make_optimizer
 from ensue.training.prefetch import prefetch
 from ensue.training.schedules import learning_rate
+from ensue.training.spikes import SpikeWatch
 
-# Of models, where a name does not say "embedding": rows of items, or of values.
-TABLES = {"ids", "table", "tables", "own_output", "item_bias", "output_bias"}
 SHOW_SECONDS = 0.5  # between looks at the loss
+SOUND_STEPS = 200  # between checkpoints that a rollback may go back to
+WATCH = "spikes."  # before the names of what the watch remembers, in a checkpoint
 
 Validate = Callable[[Any], dict[str, float]]
 OnValidation = Callable[[int, dict[str, float]], None]
 
 
+class DivergenceError(RunError):
+    """The loss is not finite, or it leapt and did not come back."""
+
+
 class StopTraining(Exception):  # noqa: N818  # a wish of the caller, no error
     """Raised by an `on_validation` to give the training up; it leaves the loop as it is."""
-
-
-@dataclass
-class Progress:
-    """Where a training stands; stored in every checkpoint.
-
-    epoch, batch: the next batch to train. steps: taken so far.
-    loss_sum, examples, seconds: of the epoch so far.
-    best_epoch, best_value: of the validation metric. stale: validations since then.
-    facts: what the objective said before the epoch, for the log.
-    """
-
-    epoch: int = 1
-    batch: int = 0
-    steps: int = 0
-    loss_sum: float = 0.0
-    examples: int = 0
-    seconds: float = 0.0
-    best_epoch: int = 0
-    best_value: float = -math.inf
-    best_metrics: dict[str, float] = field(default_factory=dict)
-    stale: int = 0
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the counters without values JSON cannot hold."""
-        counters = asdict(self)
-        if not math.isfinite(self.best_value):
-            del counters["best_value"]
-        return counters
 
 
 class TrainingLoop:
@@ -84,6 +60,8 @@ class TrainingLoop:
     Args:
         validate: returns metrics of the model; None trains all epochs and keeps the last weights.
         on_validation: is told the epoch and the metrics of each validation, after its checkpoint.
+
+    watch: what looks for spikes, and has those that are in no line of the log; None without it.
     """
 
     def __init__(
@@ -101,6 +79,9 @@ class TrainingLoop:
         self.on_validation = on_validation
         self.device = next(model.parameters()).device
         self.optimizer = make_optimizer(model, config)
+        tasks = objective.tasks if isinstance(objective, MultitaskObjective) else ("loss",)
+        is_watched = config.watch_spikes or config.rollback
+        self.watch = SpikeWatch(model, tasks) if is_watched else None
         self._checkpoints = directory / "checkpoints"
         self._directory = directory
         self._stop_requested = False
@@ -109,7 +90,8 @@ class TrainingLoop:
         """Train to the end, load the best weights into the model, and return where it ended.
 
         Raises:
-            RunError: the loss is not finite, or the checkpoint cannot be read.
+            DivergenceError: the loss is not finite, and no rollback is left.
+            RunError: the checkpoint cannot be read.
             KeyboardInterrupt: Ctrl-C; a checkpoint was written first.
             StopTraining: on_validation raised it.
         """
@@ -117,24 +99,34 @@ class TrainingLoop:
         progress = Progress()
         last = self._checkpoints / "last.safetensors"
         if resume and last.is_file():
-            gathered, counters = load_checkpoint(last, self.model, self.optimizer)
-            self.objective.load_state(gathered)
-            progress = Progress(**counters)
-        log = TrainingLog(
-            self._directory, num_epochs=progress.epoch - 1, tensorboard=self.config.tensorboard
-        )
+            progress = self._load("last")
+        log = self._open_log(progress)
         total = self.config.epochs * self.objective.num_examples
         with self._interruptible(), track("train", total, unit="examples") as advance:
-            advance((progress.epoch - 1) * self.objective.num_examples + progress.examples)
+            advance(self._done(progress))
             while progress.epoch <= self.config.epochs and not self._is_stale(progress):
-                self._train_epoch(progress, advance)
-                self._end_epoch(progress, log)
+                try:
+                    self._train_epoch(progress, advance)
+                except DivergenceError:
+                    if not self._may_roll_back(progress):
+                        raise
+                    log.close()
+                    done = self._done(progress)
+                    progress = self._roll_back()
+                    advance(self._done(progress) - done)
+                    log = self._open_log(progress)
+                else:
+                    self._end_epoch(progress, log)
         log.close()
         if progress.best_epoch:
             weights, _ = load_tensors(self._checkpoints / "best.safetensors")
             self.model.load_state_dict(weights)
         self.model.eval()
         return progress
+
+    def _done(self, progress: Progress) -> int:
+        """Return the number of examples of all epochs so far."""
+        return (progress.epoch - 1) * self.objective.num_examples + progress.examples
 
     def _is_stale(self, progress: Progress) -> bool:
         return self.config.patience is not None and progress.stale >= self.config.patience
@@ -151,6 +143,9 @@ class TrainingLoop:
         examples_before, seconds_before = progress.examples, progress.seconds
         started = saved = shown = time.perf_counter()
         for batch in self._batches(progress):
+            if self._may_roll_back(progress) and progress.steps % SOUND_STEPS == 0:
+                progress.loss_sum = self._finite(loss_sum, progress)
+                self._keep_if_sound(progress)
             size = self.objective.count(batch)
             self._set_learning_rate(progress)
             loss_sum += self._step(batch).double() * size
@@ -194,6 +189,11 @@ class TrainingLoop:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=use_bfloat16):
             loss = self.objective.loss(self.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self.watch is not None:
+            seen = loss
+            if isinstance(self.objective, MultitaskObjective):
+                seen = self.objective.seen_losses
+            self.watch.observe(seen)
         if self.config.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         self.optimizer.step()
@@ -203,13 +203,14 @@ class TrainingLoop:
     def _set_learning_rate(self, progress: Progress) -> None:
         done = progress.epoch - 1 + progress.examples / self.objective.num_examples
         rate = learning_rate(self.config, done / self.config.epochs, progress.steps + 1)
+        rate *= progress.rollback.get("rate_factor", 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
     def _finite(self, loss_sum: torch.Tensor, progress: Progress) -> float:
         value = float(loss_sum)
         if not math.isfinite(value):
-            raise RunError(
+            raise DivergenceError(
                 f"the loss must be finite; it is {value} in epoch {progress.epoch} near batch "
                 f"{progress.batch}. The last good checkpoint is kept in {self._checkpoints}; "
                 "lower learning_rate or set clip_norm."
@@ -230,6 +231,10 @@ class TrainingLoop:
         }
         if isinstance(self.optimizer, Clippy):
             line |= self.optimizer.take_counts(self.model.named_parameters())
+        if self.watch is not None:
+            line["spikes"] = self.watch.take()
+        if progress.rollback:
+            line["rollback"] = progress.rollback
         is_last = progress.epoch == self.config.epochs
         if self.validate and (is_last or progress.epoch % self.config.validate_every == 0):
             line["validation"] = self._validate(progress)
@@ -261,10 +266,66 @@ class TrainingLoop:
             progress.stale += 1
         return metrics
 
-    def _save(self, progress: Progress) -> None:
-        path = self._checkpoints / "last.safetensors"
+    def _save(self, progress: Progress, name: str = "last") -> None:
+        path = self._checkpoints / f"{name}.safetensors"
         gathered = self.objective.state()
+        if self.watch is not None:
+            gathered = gathered | {f"{WATCH}{k}": v for k, v in self.watch.state().items()}
         save_checkpoint(path, self.model, self.optimizer, gathered, progress.as_json())
+
+    def _load(self, name: str) -> Progress:
+        """Go back to the checkpoint of this name."""
+        self.optimizer.state.clear()  # of before the first step there is none
+        path = self._checkpoints / f"{name}.safetensors"
+        gathered, counters = load_checkpoint(path, self.model, self.optimizer)
+        seen = {k.removeprefix(WATCH): v for k, v in gathered.items() if k.startswith(WATCH)}
+        if self.watch is not None and seen:
+            self.watch.load_state(seen)
+        self.objective.load_state({k: v for k, v in gathered.items() if not k.startswith(WATCH)})
+        return Progress(**counters)
+
+    def _copy(self, name: str, to: str) -> None:
+        with atomic_file(self._checkpoints / f"{to}.safetensors") as temporary:
+            shutil.copyfile(self._checkpoints / f"{name}.safetensors", temporary)
+
+    def _open_log(self, progress: Progress) -> TrainingLog:
+        return TrainingLog(
+            self._directory, num_epochs=progress.epoch - 1, tensorboard=self.config.tensorboard
+        )
+
+    def _may_roll_back(self, progress: Progress) -> bool:
+        return self.config.rollback and not progress.rollback
+
+    def _keep_if_sound(self, progress: Progress) -> None:
+        """Write the checkpoint that a rollback goes back to, unless a loss is up.
+
+        It is due after so many steps, not seconds: a rollback gives the same weights every time.
+        """
+        assert self.watch is not None
+        self.watch.look()
+        step = self.watch.detector.diverged_step
+        if step is not None:
+            raise DivergenceError(f"a loss must come back; one leapt at step {step} and did not.")
+        if self.watch.detector.is_calm:
+            self._save(progress, "sound")
+            if progress.best_epoch:
+                self._copy("best", "sound-best")
+
+    def _roll_back(self) -> Progress:
+        """Go back to the last sound checkpoint, as if resumed from it at a lower rate."""
+        assert self.watch is not None
+        self.watch.look()
+        step = self.watch.detector.diverged_step
+        progress = self._load("sound")
+        if progress.best_epoch:
+            self._copy("sound-best", "best")
+        factor = self.config.rollback_factor
+        progress.rollback = {"from_step": step, "to_step": progress.steps, "rate_factor": factor}
+        note(
+            f"diverged at step {step}: back to step {progress.steps}, "
+            f"and on with {factor:g} of the learning rate"
+        )
+        return progress
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -282,35 +343,6 @@ class TrainingLoop:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
-
-
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the optimizer that the config names, over all parameters of the model."""
-    parameters = list(model.parameters())
-    if config.optimizer == "lazy_adam":
-        return LazyAdam(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    if config.optimizer == "adagrad":
-        return Adagrad(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    if config.optimizer == "clippy":
-        named = list(model.named_parameters())
-        tables = [p for name, p in named if is_table(name)]
-        others = [p for name, p in named if not is_table(name)]
-        groups: list[dict[str, Any]]
-        groups = [{"params": others}, {"params": tables, "rule": "none"}]
-        return Clippy(
-            [group for group in groups if group["params"]],
-            lr=config.learning_rate,
-            rule=Rule(relative=config.clip_relative, absolute=config.clip_absolute),
-            weight_decay=config.weight_decay,
-        )
-    return torch.optim.Adam(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-
-
-def is_table(name: str) -> bool:
-    """Return whether the parameter of this name has a row for each item, user or value."""
-    return "embedding" in name or not TABLES.isdisjoint(name.split("."))
 
 
 def pick_device(name: str) -> torch.device:

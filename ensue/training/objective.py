@@ -78,6 +78,29 @@ class Objective(ABC):
         return torch.Generator().manual_seed(self.generator_state(*key))
 
 
+class MultitaskObjective(Objective):
+    """An objective of several losses, whose sum is followed.
+
+    seen_losses: of the batch whose loss was asked for last [M], detached, on their device.
+    """
+
+    seen_losses: Tensor
+
+    def __init__(self, num_examples: int, *, tasks: Sequence[str], seed: int) -> None:
+        super().__init__(num_examples, seed=seed)
+        self.tasks = tuple(tasks)
+
+    @abstractmethod
+    def task_losses(self, model: Any, batch: Batch) -> Tensor:
+        """Return the loss of each task [M], times its weight."""
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """Return the sum of the losses of the tasks."""
+        losses = self.task_losses(model, batch)
+        self.seen_losses = losses.detach()
+        return losses.sum()
+
+
 class QueryObjective(Objective):
     """An objective of queries, vectors that are matched with the items of the output table.
 

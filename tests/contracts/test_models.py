@@ -30,8 +30,9 @@ from ensue.models.sequential.m3 import M3, M3Config
 from ensue.models.sequential.sasrec import SASRec, SASRecConfig
 from ensue.protocols import Scorer
 from ensue.training.config import TrainingConfig
-from ensue.training.loop import TrainingLoop, is_table
+from ensue.training.loop import TrainingLoop
 from ensue.training.objectives import make_objective
+from ensue.training.optimizers import is_table
 from tests.contracts.planted import Planted, hit_rate, plant
 
 

@@ -110,6 +110,28 @@ def test_a_norm_hardly_sees_one_large_coordinate() -> None:
     assert float(before[1] / after[1]) == pytest.approx(1000, rel=1e-4)
 
 
+@pytest.mark.parametrize(("rate", "largest"), [(0.09, 8.0e-5), (0.11, 8.3e7)])
+def test_plain_descent_diverges_past_two_over_the_curvature(rate: float, largest: float) -> None:
+    """10 x^2 + y^2 / 2 has curvatures 20 and 1: the edge is a rate of 0.1."""
+    point = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([point], lr=rate)
+    curvature = torch.tensor([20.0, 1.0], dtype=torch.float64)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (0.5 * curvature * point**2).sum().backward()
+        optimizer.step()
+    assert float(point.detach().abs().max()) == pytest.approx(largest, rel=0.01)
+
+
+def test_the_bound_keeps_a_descent_past_the_edge_near_the_minimum() -> None:
+    point, curvature = torch.ones(2).double(), torch.tensor([20.0, 1.0]).double()
+    for _ in range(1000):
+        step = 0.11 * curvature * point
+        point = point - step * clippy_factor(step, point, relative=0.5, absolute=0.01)
+    # |x| shrinks where 2.2 |x| > 0.5 |x| + 0.01, and one step below that makes it 1.2 times that
+    assert float(point.abs().max()) <= 1.2 * 0.01 / 1.7 + 1e-12
+
+
 shapes = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 numbers = st.floats(-100, 100, width=32).map(lambda x: 0.0 if abs(x) < 1e-6 else x)
 

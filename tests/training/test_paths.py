@@ -10,10 +10,10 @@ import torch
 from ensue.data.histories import Histories
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
 from ensue.nn.path_layers import unpack_codes
-from ensue.training.checkpoints import load_tensors
+from ensue.training.checkpoints import Progress, load_tensors
 from ensue.training.config import TrainingConfig
 from ensue.training.log import read_log
-from ensue.training.loop import Progress, TrainingLoop
+from ensue.training.loop import TrainingLoop
 from ensue.training.path_start import cluster_candidates, k_means, nearest_codes
 from ensue.training.paths import PathObjective
 from tests.contracts.planted import plant
