@@ -1,0 +1,149 @@
+"""A table of rows that grows and never moves: a list of slabs, one more when the last is full.
+
+A row is looked up by number, in memory by one pass over the rows asked for, elsewhere slab by slab.
+Memory of a slab that was never written costs nothing on most systems.
+Shapes: N rows asked for, W width of a row; a slab is [2 ^ bits, W].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import carray, types  # type: ignore[attr-defined]
+from numba.extending import intrinsic
+from torch import Tensor
+
+_compile: Any = numba.njit(cache=True, nogil=True)
+_intrinsic: Any = intrinsic
+_COMPILED = (torch.float32, torch.float64, torch.int64, torch.int32)
+
+
+class Slabs:
+    """Rows [W] in slabs of 2 ** bits rows. What a row holds before it was put has no meaning."""
+
+    def __init__(
+        self, width: int, *, bits: int, dtype: torch.dtype, device: torch.device | str = "cpu"
+    ) -> None:
+        self.width, self.bits, self.dtype = width, bits, dtype
+        self.device = torch.device(device)
+        self.tensors: list[Tensor] = []
+
+    @property
+    def capacity(self) -> int:
+        """Number of rows that there is room for."""
+        return len(self.tensors) << self.bits
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all slabs."""
+        return self.capacity * self.width * self.dtype.itemsize
+
+    def reserve(self, num_rows: int) -> None:
+        """Make room for rows 0 .. num_rows - 1; those there stay where they are."""
+        while self.capacity < num_rows:
+            shape = (1 << self.bits, self.width)
+            self.tensors.append(torch.empty(shape, dtype=self.dtype, device=self.device))
+
+    def take(self, rows: Tensor, width: int | None = None) -> Tensor:
+        """Return the first `width` columns (all by default) of rows [N]."""
+        width = self.width if width is None else width
+        out = torch.empty(len(rows), width, dtype=self.dtype, device=self.device)
+        if self.is_compiled:
+            _take(self.pointers(), self.bits, self.width, rows.numpy(), out.numpy())
+            return out
+        for slab, places, own in self._by_slab(rows):
+            out[places] = slab[own, :width]
+        return out
+
+    def put(self, rows: Tensor, values: Tensor) -> None:
+        """Write values [N, <= W] to the first columns of distinct rows [N]."""
+        if self.is_compiled:
+            source = values.contiguous().numpy()
+            _put(self.pointers(), self.bits, self.width, rows.numpy(), source)
+            return
+        for slab, places, own in self._by_slab(rows):
+            slab[own, : values.shape[1]] = values[places]
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the rows are read by compiled loops."""
+        return self.device.type == "cpu" and self.dtype in _COMPILED
+
+    def pointers(self) -> Any:
+        """Return the addresses of the slabs, for compiled loops."""
+        return np.array([slab.data_ptr() for slab in self.tensors], dtype=np.int64)
+
+    def parts(self, num_rows: int) -> Iterator[Tensor]:
+        """Yield the slabs in their order, without the rows behind the first `num_rows`."""
+        for number, slab in enumerate(self.tensors):
+            first = number << self.bits
+            if first < num_rows:
+                yield slab[: num_rows - first]
+
+    def load(self, parts: Sequence[Tensor]) -> None:
+        """Hold what `parts` gave, in new slabs."""
+        self.tensors = []
+        for number, part in enumerate(parts):
+            self.reserve((number << self.bits) + 1)
+            self.tensors[number][: len(part)] = part
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Put change(slab) in the place of every slab: another device or type."""
+        example = change(torch.empty(0, dtype=self.dtype, device=self.device))
+        self.dtype, self.device = example.dtype, example.device
+        self.tensors = [change(slab) for slab in self.tensors]
+
+    def _by_slab(self, rows: Tensor) -> Iterator[tuple[Tensor, Tensor | slice, Tensor]]:
+        """Yield each slab in use, the places in `rows` of its rows, and these within the slab."""
+        if len(self.tensors) == 1:
+            yield self.tensors[0], slice(None), rows
+            return
+        numbers = rows >> self.bits
+        order = numbers.argsort(stable=True)
+        first = 0
+        for slab, count in zip(
+            self.tensors, numbers.bincount(minlength=len(self.tensors)).tolist(), strict=True
+        ):
+            if count:
+                places = order[first : first + count]
+                yield slab, places, rows[places] & ((1 << self.bits) - 1)
+            first += count
+
+
+@_intrinsic
+def as_pointer(_typing: Any, address: Any) -> Any:
+    """Return an integer address as what `numba.carray` takes."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], ir.PointerType(ir.IntType(8)))
+
+    return types.voidptr(address), generate
+
+
+@_compile
+def slab_of(pointers, bits, width, row, like):  # type: ignore[no-untyped-def]
+    """Return the slab [2 ^ bits, width] that row is in, as an array of the type of `like`."""
+    return carray(as_pointer(pointers[row >> bits]), (1 << bits, width), like.dtype)
+
+
+@_compile
+def _take(pointers, bits, width, rows, out):  # type: ignore[no-untyped-def]
+    last = (1 << bits) - 1
+    for n in range(len(rows)):
+        own = slab_of(pointers, bits, width, rows[n], out)[rows[n] & last]
+        for d in range(out.shape[1]):
+            out[n, d] = own[d]
+
+
+@_compile
+def _put(pointers, bits, width, rows, values):  # type: ignore[no-untyped-def]
+    last = (1 << bits) - 1
+    for n in range(len(rows)):
+        own = slab_of(pointers, bits, width, rows[n], values)[rows[n] & last]
+        for d in range(values.shape[1]):
+            own[d] = values[n, d]
