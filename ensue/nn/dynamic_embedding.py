@@ -27,7 +27,8 @@ from ensue.nn.bags import bag_mean, bag_sum
 from ensue.nn.embedding import gather_rows
 from ensue.nn.hashing import start_values
 from ensue.nn.id_table import IdTable
-from ensue.nn.row_rules import update_rows_
+from ensue.nn.row_kernels import note
+from ensue.nn.row_rules import update_slabs_
 from ensue.nn.row_sums import group_rows, row_sums
 from ensue.nn.slabs import Slabs
 from ensue.nn.table_config import Changes, TableConfig
@@ -142,10 +143,7 @@ class DynamicEmbedding(nn.Module):
             new = unknown[self._is_admitted(distinct[unknown], counts[unknown])]
             rows[new], _ = self.table.insert(distinct[new])
         self._start(rows[new], distinct[new])
-        notes = self.notes.take(rows)
-        notes[:, STAMP] = self.step + 1
-        notes[:, COUNT] = (notes[:, COUNT].long() + counts).clamp(max=MOST).int()
-        self.notes.put(rows, notes)
+        self._note(rows, counts, self.step + 1)
         return rows
 
     def _is_admitted(self, ids: Tensor, counts: Tensor) -> Tensor:
@@ -174,6 +172,17 @@ class DynamicEmbedding(nn.Module):
         values.put(rows, block)
         self.notes.put(rows, torch.zeros(len(rows), 2, dtype=torch.int32, device=self.device))
 
+    def _note(self, rows: Tensor, counts: Tensor, stamp: int) -> None:
+        """Note that rows [R] were seen, `counts` times each, and changed in a step."""
+        notes = self.notes
+        if notes.is_compiled:
+            note(notes.pointers(), notes.bits, rows.numpy(), counts.numpy(), stamp, MOST)
+            return
+        own = notes.take(rows)
+        own[:, STAMP] = stamp
+        own[:, COUNT] = (own[:, COUNT].long() + counts).clamp(max=MOST).int()
+        notes.put(rows, own)
+
     def _make_room(self) -> None:
         self.values.reserve(self.table.num_rows)
         self.notes.reserve(self.table.num_rows)
@@ -190,20 +199,14 @@ class DynamicEmbedding(nn.Module):
         self.step += 1
         read = [(rows, part.grad) for rows, part in self._pending if part.grad is not None]
         self._pending = []
-        if len(read) == 1:
-            self._update(*read[0], lr)
-        elif read:
-            all_rows, all_grads = zip(*read, strict=True)
-            self._update(*row_sums(torch.cat(all_rows), torch.cat(all_grads)), lr)
+        if read:
+            rows, grad = read[0]
+            if len(read) > 1:
+                all_rows, all_grads = zip(*read, strict=True)
+                rows, grad = row_sums(torch.cat(all_rows), torch.cat(all_grads))
+            update_slabs_(self.values, rows, grad, self.config.rule, lr=lr, step=self.step)
         if self.config.expiry.is_on and self.step % self.config.expiry.every == 0:
             self.expire_()
-
-    def _update(self, rows: Tensor, grad: Tensor, lr: float) -> None:
-        is_touched = (grad != 0).any(dim=1) & (rows != 0)
-        rows, grad = rows[is_touched], grad[is_touched]
-        own = self.values.take(rows)
-        update_rows_(own, grad, self.config.rule, lr=lr, step=self.step)
-        self.values.put(rows, own)
 
     @torch.no_grad()
     def expire_(self) -> Tensor:
@@ -279,9 +282,7 @@ class DynamicEmbedding(nn.Module):
         rows, new = self.table.insert(ids)
         self._start(rows[new], ids[new])
         self.values.put(rows, changes.rows.to(self.values.dtype).to(self.device))
-        notes = self.notes.take(rows)
-        notes[:, STAMP] = self.step
-        self.notes.put(rows, notes)
+        self._note(rows, torch.zeros_like(rows), self.step)
 
     def forget_deletions_(self, before: int) -> None:
         """Drop what is remembered of deletions before a step: 16 bytes for each."""

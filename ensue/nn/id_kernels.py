@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from ensue.nn.hashing import mix
-from ensue.nn.slabs import slab_of
+from ensue.nn.slabs import AHEAD, prefetch, slab_of
 
 _compile: Any = numba.njit(cache=True, nogil=True)
 # Places in what `insert` counts.
@@ -47,10 +47,28 @@ def _seek(key, slots, log, pointers, bits, like):  # type: ignore[no-untyped-def
 
 
 @_compile
+def _look_ahead(ids, n, slots, log, pointers, bits):  # type: ignore[no-untyped-def]
+    """Have the slots of an id on their way to the cache, and of an earlier one what they name."""
+    if n + 2 * AHEAD < len(ids):
+        home, _ = _home(ids[n + 2 * AHEAD], log)
+        prefetch(slots.ctypes.data + 4 * home)
+    if n + AHEAD < len(ids):
+        place, tag = _home(ids[n + AHEAD], log)
+        low = (1 << log) - 1
+        slot = np.int64(slots[place])
+        while slot != 0 and slot & ~low != tag:
+            place = (place + 1) & low
+            slot = np.int64(slots[place])
+        row = slot & low
+        prefetch(pointers[row >> bits] + 8 * (row & ((1 << bits) - 1)))
+
+
+@_compile
 def find(ids, slots, log, pointers, bits, rows):  # type: ignore[no-untyped-def]
     """Fill rows [N]: 0 of an id without one, and of id 0."""
     low = (1 << log) - 1
     for n in range(len(ids)):
+        _look_ahead(ids, n, slots, log, pointers, bits)
         rows[n] = 0
         if ids[n] != 0:
             place, _ = _seek(ids[n], slots, log, pointers, bits, ids)
@@ -69,6 +87,7 @@ def insert(  # type: ignore[no-untyped-def]
     """
     low, last = (1 << log) - 1, (1 << bits) - 1
     for n in range(first, len(ids)):
+        _look_ahead(ids, n, slots, log, pointers, bits)
         rows[n] = 0
         if ids[n] == 0:
             continue
@@ -99,6 +118,9 @@ def rebuild(num_rows, slots, log, pointers, bits, like):  # type: ignore[no-unty
     """Fill empty slots with rows 1 .. num_rows - 1, without those of id 0; like: any int64."""
     low = (1 << log) - 1
     for row in range(1, num_rows):
+        if row + AHEAD < num_rows:
+            home, _ = _home(_id_of(pointers, bits, row + AHEAD, like), log)
+            prefetch(slots.ctypes.data + 4 * home)
         key = _id_of(pointers, bits, row, like)
         if key != 0:
             place, tag = _home(key, log)

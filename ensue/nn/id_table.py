@@ -12,7 +12,7 @@ Shapes: N ids, R rows given out so far, row 0 among them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 from ensue.nn import id_kernels as kernels
 from ensue.nn.hashing import mix_tensor, shift_right
 from ensue.nn.row_sums import group_rows_by_sorting
-from ensue.nn.slabs import Slabs
+from ensue.nn.slabs import Slabs, empty
 
 LEAST_LOG = 10  # of the number of slots
 
@@ -162,7 +162,10 @@ class CompiledIndex:
 
     def __init__(self, ids: Slabs) -> None:
         self.ids, self.log = ids, LEAST_LOG
-        self.slots = np.zeros(1 << self.log, dtype=np.uint32)
+        self.slots = self._empty()
+
+    def _empty(self) -> Any:
+        return empty((1 << self.log,), torch.int32).zero_().numpy().view(np.uint32)
 
     @property
     def num_bytes(self) -> int:
@@ -202,10 +205,10 @@ class CompiledIndex:
     def rebuild(self, log: int, num_rows: int) -> None:
         """Take 2 ** log slots for the ids of all rows."""
         self.log = log
-        self.slots = np.zeros(1 << log, dtype=np.uint32)
+        self.slots = self._empty()
         kernels.rebuild(num_rows, *self._search(), np.zeros(0, dtype=np.int64))
 
-    def _search(self) -> tuple[object, ...]:
+    def _search(self) -> tuple[Any, ...]:
         return self.slots, self.log, self.ids.pointers(), self.ids.bits
 
 

@@ -2,7 +2,8 @@
 
 The numbers are those of `ensue.optim`: Adagrad (Duchi et al., JMLR 2011), LazyAdam (Kingma and Ba,
 ICLR 2015, without the rows that have no gradient), plain descent, and Adagrad with one sum for each
-row, of mean squares, as in TorchRec. L2 is added to the gradient. Shapes: R rows, D width, S state.
+row, of mean squares, as in TorchRec. L2 is added to the gradient. Rows whose gradient is all zero
+are left alone. Shapes: R rows, D width, S state.
 """
 
 from __future__ import annotations
@@ -13,6 +14,15 @@ from pydantic import Field
 from torch import Tensor
 
 from ensue.config import Config
+from ensue.nn import row_kernels as kernels
+from ensue.nn.slabs import Slabs
+
+KERNELS = {
+    "sgd": kernels.sgd,
+    "adagrad": kernels.adagrad,
+    "rowwise_adagrad": kernels.rowwise_adagrad,
+    "adam": kernels.adam,
+}
 
 
 class RowRule(Config):
@@ -37,6 +47,37 @@ class RowRule(Config):
         """What the state of a new row holds."""
         return 0.0 if self.name == "adam" else self.initial
 
+    @property
+    def least(self) -> float:
+        """What is added to the root."""
+        return (1e-8 if self.name == "adam" else 1e-10) if self.eps is None else self.eps
+
+
+def update_slabs_(
+    slabs: Slabs, rows: Tensor, grad: Tensor, rule: RowRule, *, lr: float, step: int
+) -> None:
+    """Take a step of distinct rows [R] of the slabs along the gradient [R, D]; 0 is left alone.
+
+    step: number of this step, from 1 on.
+    """
+    if slabs.is_compiled and grad.dtype == slabs.dtype:
+        settings = [lr, rule.weight_decay]
+        if rule.name != "sgd":
+            settings.append(rule.least)
+        if rule.name == "adam":
+            settings += [*rule.betas, *(1 - beta**step for beta in rule.betas)]
+        values = grad.contiguous().numpy()
+        numbers = [values.dtype.type(number) for number in settings]
+        KERNELS[rule.name](
+            slabs.pointers(), slabs.bits, slabs.width, rows.numpy(), values, *numbers
+        )
+        return
+    is_touched = (grad != 0).any(dim=1) & (rows != 0)
+    rows, grad = rows[is_touched], grad[is_touched]
+    own = slabs.take(rows)
+    update_rows_(own, grad, rule, lr=lr, step=step)
+    slabs.put(rows, own)
+
 
 def update_rows_(rows: Tensor, grad: Tensor, rule: RowRule, *, lr: float, step: int) -> None:
     """Take a step of rows [R, D + S] along the gradient [R, D].
@@ -52,12 +93,11 @@ def update_rows_(rows: Tensor, grad: Tensor, rule: RowRule, *, lr: float, step: 
     elif rule.name == "adam":
         weight.sub_(_adam_direction(state, grad, rule, step), alpha=lr)
     else:
-        eps = 1e-10 if rule.eps is None else rule.eps
         if rule.name == "adagrad":
             state.addcmul_(grad, grad)
         else:
             state.add_(grad.square().mean(1, keepdim=True))
-        weight.sub_(grad * lr / (state.sqrt() + eps))
+        weight.sub_(grad * lr / (state.sqrt() + rule.least))
 
 
 def _adam_direction(state: Tensor, grad: Tensor, rule: RowRule, step: int) -> Tensor:
@@ -66,5 +106,5 @@ def _adam_direction(state: Tensor, grad: Tensor, rule: RowRule, step: int) -> Te
     mean, square = state.chunk(2, dim=1)
     mean.lerp_(grad, 1 - beta1)
     square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    spread = (square / (1 - beta2**step)).sqrt_().add_(1e-8 if rule.eps is None else rule.eps)
+    spread = (square / (1 - beta2**step)).sqrt_().add_(rule.least)
     return mean / (1 - beta1**step) / spread

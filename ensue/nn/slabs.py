@@ -1,7 +1,8 @@
 """A table of rows that grows and never moves: a list of slabs, one more when the last is full.
 
-A row is looked up by number, in memory by one pass over the rows asked for, elsewhere slab by slab.
-Memory of a slab that was never written costs nothing on most systems.
+A row is looked up by number: in memory by one pass, in which the rows ahead are already on their
+way to the cache; elsewhere slab by slab. Memory that was never written costs nothing on most
+systems, and large slabs lie in large pages where the system has them.
 Shapes: N rows asked for, W width of a row; a slab is [2 ^ bits, W].
 """
 
@@ -19,6 +20,8 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 _compile: Any = numba.njit(cache=True, nogil=True)
+AHEAD = 16  # rows that are fetched ahead of the one in use
+LINE = 64  # bytes of a line of the cache
 _intrinsic: Any = intrinsic
 _COMPILED = (torch.float32, torch.float64, torch.int64, torch.int32)
 
@@ -47,14 +50,17 @@ class Slabs:
         """Make room for rows 0 .. num_rows - 1; those there stay where they are."""
         while self.capacity < num_rows:
             shape = (1 << self.bits, self.width)
-            self.tensors.append(torch.empty(shape, dtype=self.dtype, device=self.device))
+            if self.is_compiled:
+                self.tensors.append(empty(shape, self.dtype))
+            else:
+                self.tensors.append(torch.empty(shape, dtype=self.dtype, device=self.device))
 
     def take(self, rows: Tensor, width: int | None = None) -> Tensor:
         """Return the first `width` columns (all by default) of rows [N]."""
         width = self.width if width is None else width
         out = torch.empty(len(rows), width, dtype=self.dtype, device=self.device)
         if self.is_compiled:
-            _take(self.pointers(), self.bits, self.width, rows.numpy(), out.numpy())
+            _take(self.pointers(), self.bits, self.width, rows.contiguous().numpy(), out.numpy())
             return out
         for slab, places, own in self._by_slab(rows):
             out[places] = slab[own, :width]
@@ -63,11 +69,11 @@ class Slabs:
     def put(self, rows: Tensor, values: Tensor) -> None:
         """Write values [N, <= W] to the first columns of distinct rows [N]."""
         if self.is_compiled:
-            source = values.contiguous().numpy()
-            _put(self.pointers(), self.bits, self.width, rows.numpy(), source)
+            source = values.to(self.dtype).contiguous().numpy()
+            _put(self.pointers(), self.bits, self.width, rows.contiguous().numpy(), source)
             return
         for slab, places, own in self._by_slab(rows):
-            slab[own, : values.shape[1]] = values[places]
+            slab[own, : values.shape[1]] = values[places].to(self.dtype)
 
     @property
     def is_compiled(self) -> bool:
@@ -115,6 +121,17 @@ class Slabs:
             first += count
 
 
+def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Return a tensor in memory that begins with a line of the cache.
+
+    NumPy asks the system for large pages, PyTorch does not.
+    """
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(size + LINE, dtype=np.uint8)
+    first = -raw.ctypes.data % LINE
+    return torch.from_numpy(raw[first : first + size]).view(dtype).view(shape)
+
+
 @_intrinsic
 def as_pointer(_typing: Any, address: Any) -> Any:
     """Return an integer address as what `numba.carray` takes."""
@@ -125,6 +142,22 @@ def as_pointer(_typing: Any, address: Any) -> Any:
     return types.voidptr(address), generate
 
 
+@_intrinsic
+def prefetch(_typing: Any, address: Any) -> Any:
+    """Have the line of the cache at an integer address fetched, without waiting for it."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        number, pointer = ir.IntType(32), ir.PointerType(ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        name = "llvm.prefetch.p0" if pointer.is_opaque else "llvm.prefetch.p0i8"
+        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+        place = builder.inttoptr(arguments[0], pointer)
+        builder.call(function, [place, number(1), number(3), number(1)])
+        return _context.get_dummy_value()
+
+    return types.void(address), generate
+
+
 @_compile
 def slab_of(pointers, bits, width, row, like):  # type: ignore[no-untyped-def]
     """Return the slab [2 ^ bits, width] that row is in, as an array of the type of `like`."""
@@ -132,9 +165,20 @@ def slab_of(pointers, bits, width, row, like):  # type: ignore[no-untyped-def]
 
 
 @_compile
+def fetch_ahead(pointers, bits, size, rows, n):  # type: ignore[no-untyped-def]
+    """Have row rows[n + AHEAD], `size` bytes, on its way to the cache."""
+    if n + AHEAD < len(rows):
+        row = rows[n + AHEAD]
+        address = pointers[row >> bits] + (row & ((1 << bits) - 1)) * size
+        for offset in range(0, size, LINE):
+            prefetch(address + offset)
+
+
+@_compile
 def _take(pointers, bits, width, rows, out):  # type: ignore[no-untyped-def]
-    last = (1 << bits) - 1
+    last, size = (1 << bits) - 1, width * out.itemsize
     for n in range(len(rows)):
+        fetch_ahead(pointers, bits, size, rows, n)
         own = slab_of(pointers, bits, width, rows[n], out)[rows[n] & last]
         for d in range(out.shape[1]):
             out[n, d] = own[d]
@@ -142,8 +186,9 @@ def _take(pointers, bits, width, rows, out):  # type: ignore[no-untyped-def]
 
 @_compile
 def _put(pointers, bits, width, rows, values):  # type: ignore[no-untyped-def]
-    last = (1 << bits) - 1
+    last, size = (1 << bits) - 1, width * values.itemsize
     for n in range(len(rows)):
+        fetch_ahead(pointers, bits, size, rows, n)
         own = slab_of(pointers, bits, width, rows[n], values)[rows[n] & last]
         for d in range(values.shape[1]):
             own[d] = values[n, d]

@@ -30,6 +30,15 @@ def test_rows_are_those_of_one_table(dtype: torch.dtype, num_rows: int) -> None:
     assert slabs.take(rows[:0]).shape == (0, 3)
 
 
+def test_values_of_another_type() -> None:
+    for dtype in TYPES:
+        slabs = Slabs(2, bits=1, dtype=dtype)
+        slabs.reserve(3)
+        for given in (torch.int32, torch.float64):
+            slabs.put(torch.arange(3), torch.arange(6).view(3, 2).to(given))
+            assert slabs.take(torch.arange(3)).tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
 def test_growth_moves_nothing() -> None:
     slabs = Slabs(2, bits=1, dtype=torch.float32)
     slabs.reserve(3)
