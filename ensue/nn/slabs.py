@@ -132,7 +132,7 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(raw[first : first + size]).view(dtype).view(shape)
 
 
-@_intrinsic
+@_intrinsic  # type: ignore[untyped-decorator]
 def as_pointer(_typing: Any, address: Any) -> Any:
     """Return an integer address as what `numba.carray` takes."""
 
@@ -142,7 +142,7 @@ def as_pointer(_typing: Any, address: Any) -> Any:
     return types.voidptr(address), generate
 
 
-@_intrinsic
+@_intrinsic  # type: ignore[untyped-decorator]
 def prefetch(_typing: Any, address: Any) -> Any:
     """Have the line of the cache at an integer address fetched, without waiting for it."""
 
