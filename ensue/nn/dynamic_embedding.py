@@ -28,7 +28,7 @@ from ensue.nn.embedding import gather_rows
 from ensue.nn.hashing import start_values
 from ensue.nn.id_table import IdTable
 from ensue.nn.row_kernels import note
-from ensue.nn.row_rules import update_slabs_
+from ensue.nn.row_rules import RowRule, update_slabs_
 from ensue.nn.row_sums import group_rows, row_sums
 from ensue.nn.slabs import Slabs
 from ensue.nn.table_config import Changes, TableConfig
@@ -66,21 +66,41 @@ class DynamicEmbedding(nn.Module):
         super().__init__()
         if dim < 1:
             raise ValueError(f"DynamicEmbedding needs dim >= 1; got {dim}")
-        self.dim, self.config = dim, config or TableConfig()
-        self.step, self.forgotten = 0, 0
-        bits, admission = self.config.slab_bits, self.config.admission
-        width = dim + self.config.rule.state_width(dim)
+        self.dim = dim
+        self._pending: list[tuple[Tensor, Tensor]] = []
+        self._begin(config or TableConfig(), dtype, torch.device(device))
+
+    def _begin(self, config: TableConfig, dtype: torch.dtype, device: torch.device) -> None:
+        """Have no rows but row 0."""
+        self.config, self.step, self.forgotten = config, 0, 0
+        bits, width = config.slab_bits, self.dim + config.rule.state_width(self.dim)
         self.table = IdTable(bits=bits, device=device)
         self.values = Slabs(width, bits=bits, dtype=dtype, device=device)
         self.notes = Slabs(2, bits=bits, dtype=torch.int32, device=device)
         self.sketch: CountSketch | None = None
-        if admission.min_count > 1:
-            self.sketch = CountSketch(admission.sketch_cells, seed=self.config.seed, device=device)
+        if config.admission.min_count > 1:
+            cells = config.admission.sketch_cells
+            self.sketch = CountSketch(cells, seed=config.seed, device=device)
         self.deleted = torch.zeros(0, 2, dtype=torch.int64, device=device)  # ids, steps
-        self._pending: list[tuple[Tensor, Tensor]] = []
         self._make_room()
-        self.values.put(*self._zeros(self.values))
-        self.notes.put(*self._zeros(self.notes))
+        for slabs in (self.values, self.notes):
+            slabs.tensors[0][0] = 0
+
+    def use_rule_(self, rule: RowRule) -> None:
+        """Have rows move by another rule: what their state is decides how wide they are.
+
+        Raises:
+            ValueError: there are rows of another rule already.
+        """
+        if rule == self.config.rule:
+            return
+        if len(self):
+            raise ValueError(
+                f"use_rule_ needs a table without rows, or the rule that they have; got "
+                f"{rule.name!r} for {len(self)} rows of {self.config.rule.name!r}"
+            )
+        config = self.config.model_copy(update={"rule": rule})
+        self._begin(config, self.values.dtype, self.device)
 
     def __len__(self) -> int:
         """Number of ids with a row."""
@@ -187,11 +207,17 @@ class DynamicEmbedding(nn.Module):
         self.values.reserve(self.table.num_rows)
         self.notes.reserve(self.table.num_rows)
 
-    @staticmethod
-    def _zeros(slabs: Slabs) -> tuple[Tensor, Tensor]:
-        """Return row 0, and zeros for it."""
-        row = torch.zeros(1, dtype=torch.int64, device=slabs.device)
-        return row, torch.zeros(1, slabs.width, dtype=slabs.dtype, device=slabs.device)
+    def read_rows(self) -> list[Tensor]:
+        """Return the parts with a gradient that the next step is taken along, to clip it.
+
+        A row that was read by two calls counts as two.
+        """
+        parts = []
+        for rows, part in self._pending:
+            if part.grad is not None:
+                part.grad[rows == 0] = 0  # of ids without a row
+                parts.append(part)
+        return parts
 
     @torch.no_grad()
     def apply_gradients_(self, lr: float) -> None:
@@ -331,7 +357,7 @@ class DynamicEmbedding(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Become the table that was saved, of whatever size."""
+        """Become the table that was saved, of whatever size, with its settings."""
         own = {
             name.removeprefix(prefix): value
             for name, value in state_dict.items()
@@ -340,11 +366,13 @@ class DynamicEmbedding(nn.Module):
         if "settings" not in own:
             missing_keys.append(prefix + "settings")
             return
-        saved, settings = own["settings"].cpu(), self._state()["settings"]
-        if not torch.equal(saved, settings):
-            texts = [bytes(text.tolist()).decode() for text in (settings, saved)]
-            error_msgs.append(f"a table of {texts[0]} was needed; got one of {texts[1]}.")
+        settings = json.loads(bytes(own["settings"].tolist()))
+        if (dim := settings.pop("dim")) != self.dim:
+            error_msgs.append(
+                f"{prefix or 'the table'} needs dim {self.dim}; got one of dim {dim}."
+            )
             return
+        self._begin(TableConfig(**settings), self.values.dtype, self.device)
         self.step, self.forgotten = own["counters"].tolist()
         self.deleted = own["deleted"].to(self.device, copy=True)
         self.table.load({name: own[name] for name in own if name == "free" or "ids." in name})

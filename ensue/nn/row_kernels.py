@@ -32,7 +32,7 @@ def _own(pointers, bits, width, rows, n, like):  # type: ignore[no-untyped-def]
 
 
 @_compile
-def sgd(pointers, bits, width, rows, grad, rate, decay):  # type: ignore[no-untyped-def]
+def sgd(pointers, bits, width, rows, grad, rate, decay, _eps):  # type: ignore[no-untyped-def]
     """w -= rate * (g + decay * w)."""
     for n in range(len(rows)):
         own = _own(pointers, bits, width, rows, n, grad)
@@ -74,20 +74,20 @@ def rowwise_adagrad(pointers, bits, width, rows, grad, rate, decay, eps):  # typ
 
 @_compile
 def adam(  # type: ignore[no-untyped-def]
-    pointers, bits, width, rows, grad, rate, decay, eps, keep, keep_square, correct, correct_square
+    pointers, bits, width, rows, grad, rate, decay, eps, betas, shares, corrections
 ):
-    """Move the moments, kept by beta1 and beta2, and go along them, corrected by 1 - beta ^ t."""
-    dim, one = grad.shape[1], grad.dtype.type(1)
+    """Move the moments and go along them; shares are 1 - beta, corrections 1 - beta ^ t."""
+    dim = grad.shape[1]
     for n in range(len(rows)):
         own = _own(pointers, bits, width, rows, n, grad)
         if rows[n] != 0 and _is_touched(grad[n]):
             weight, mean, square = own[:dim], own[dim : 2 * dim], own[2 * dim :]
             for d in range(dim):
                 g = grad[n, d] + decay * weight[d]
-                mean[d] += (one - keep) * (g - mean[d])
-                square[d] = keep_square * square[d] + (one - keep_square) * g * g
-                spread = np.sqrt(square[d] / correct_square) + eps
-                weight[d] -= rate * (mean[d] / correct / spread)
+                mean[d] += shares[0] * (g - mean[d])
+                square[d] = betas[1] * square[d] + shares[1] * g * g
+                spread = np.sqrt(square[d] / corrections[1]) + eps
+                weight[d] -= rate * (mean[d] / corrections[0] / spread)
 
 
 @_compile

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 from torch import Tensor
 
@@ -61,16 +62,14 @@ def update_slabs_(
     step: number of this step, from 1 on.
     """
     if slabs.is_compiled and grad.dtype == slabs.dtype:
-        settings = [lr, rule.weight_decay]
-        if rule.name != "sgd":
-            settings.append(rule.least)
-        if rule.name == "adam":
-            settings += [*rule.betas, *(1 - beta**step for beta in rule.betas)]
         values = grad.contiguous().numpy()
-        numbers = [values.dtype.type(number) for number in settings]
-        KERNELS[rule.name](
-            slabs.pointers(), slabs.bits, slabs.width, rows.numpy(), values, *numbers
-        )
+        numbers = [values.dtype.type(n) for n in (lr, rule.weight_decay, rule.least)]
+        extra = []
+        if rule.name == "adam":
+            shares, corrections = (tuple(1 - b**n for b in rule.betas) for n in (1, step))
+            extra = [np.array(n, values.dtype) for n in (rule.betas, shares, corrections)]
+        place = slabs.pointers(), slabs.bits, slabs.width, rows.contiguous().numpy()
+        KERNELS[rule.name](*place, values, *numbers, *extra)
         return
     is_touched = (grad != 0).any(dim=1) & (rows != 0)
     rows, grad = rows[is_touched], grad[is_touched]

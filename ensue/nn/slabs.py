@@ -8,7 +8,10 @@ Shapes: N rows asked for, W width of a row; a slab is [2 ^ bits, W].
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numba
@@ -22,6 +25,7 @@ from torch import Tensor
 _compile: Any = numba.njit(cache=True, nogil=True)
 AHEAD = 16  # rows that are fetched ahead of the one in use
 LINE = 64  # bytes of a line of the cache
+LARGE = 1 << 20  # bytes of a tensor that has its own pages
 _intrinsic: Any = intrinsic
 _COMPILED = (torch.float32, torch.float64, torch.int64, torch.int32)
 
@@ -122,14 +126,19 @@ class Slabs:
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Return a tensor in memory that begins with a line of the cache.
+    """Return a tensor in memory; a large one in pages of its own, large ones where there are any.
 
-    NumPy asks the system for large pages, PyTorch does not.
+    In the heap they would lie between what is given back, and leave holes.
     """
-    size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.empty(size + LINE, dtype=np.uint8)
-    first = -raw.ctypes.data % LINE
-    return torch.from_numpy(raw[first : first + size]).view(dtype).view(shape)
+    size = math.prod(shape) * dtype.itemsize
+    if size < LARGE:
+        return torch.empty(shape, dtype=dtype)
+    flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    memory = mmap.mmap(-1, size, **flags)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a system that has none
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 @_intrinsic  # type: ignore[untyped-decorator]

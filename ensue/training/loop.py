@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from ensue.errors import ConfigError, RunError
 from ensue.models.base import Model
+from ensue.nn.dynamic_embedding import DynamicEmbedding
+from ensue.nn.row_rules import RowRule
 from ensue.optim.adagrad import Adagrad
-from ensue.optim.clippy import Clippy, Rule
+from ensue.optim.clippy import Clippy, Direction, Rule
 from ensue.optim.lazy_adam import LazyAdam
 from ensue.progress import Advance, track
 from ensue.training.checkpoints import (
@@ -102,6 +104,7 @@ class TrainingLoop:
         self.on_validation = on_validation
         self.device = next(model.parameters()).device
         self.optimizer = make_optimizer(model, config)
+        self._tables = growing_tables(model, config)
         self._checkpoints = directory / "checkpoints"
         self._directory = directory
         self._stop_requested = False
@@ -196,8 +199,11 @@ class TrainingLoop:
             loss = self.objective.loss(self.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+            read = [part for table in self._tables for part in table.read_rows()]
+            nn.utils.clip_grad_norm_([*self.model.parameters(), *read], self.config.clip_norm)
         self.optimizer.step()
+        for table in self._tables:
+            table.apply_gradients_(self.optimizer.param_groups[0]["lr"])
         self.optimizer.zero_grad(set_to_none=False)  # cleared in place: see nn.embedding
         return loss.detach()
 
@@ -307,6 +313,21 @@ def make_optimizer(model: Model, config: TrainingConfig) -> torch.optim.Optimize
     return torch.optim.Adam(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
+
+
+def growing_tables(model: nn.Module, config: TrainingConfig) -> list[DynamicEmbedding]:
+    """Return the growing tables of the model, whose rows are to move as the optimizer says.
+
+    Adam moves the rows of a batch alone, as "lazy_adam" does; "clippy" leaves tables to Adagrad.
+    """
+    name: Literal["adam", "adagrad"] = "adam" if "adam" in config.optimizer else "adagrad"
+    rule = RowRule(name=name, weight_decay=config.weight_decay)
+    if config.optimizer == "clippy":
+        rule = rule.model_copy(update={"initial": Direction().initial, "eps": 0.0})
+    tables = [module for module in model.modules() if isinstance(module, DynamicEmbedding)]
+    for table in tables:
+        table.use_rule_(rule)
+    return tables
 
 
 def is_table(name: str) -> bool:

@@ -309,12 +309,44 @@ def test_state_within_a_model(tmp_path: Any) -> None:
     assert torch.equal(model.eval()["table"](ids), other.eval()["table"](ids))
 
 
+def test_settings_are_part_of_the_state() -> None:
+    embedding, other = table(rule={"name": "sgd"}, seed=3), table()
+    train(embedding, ids_of(1, 2))
+    other.load_state_dict(embedding.state_dict())
+    assert other.config == embedding.config
+    assert train(other, ids_of(1, 7)) == train(embedding, ids_of(1, 7))
+
+
 def test_state_of_another_kind_of_table() -> None:
-    state = table().state_dict()
-    with pytest.raises(RuntimeError, match=r'"name": "sgd".*was needed; got one of.*"adagrad"'):
-        table(rule={"name": "sgd"}).load_state_dict(state)
+    with pytest.raises(RuntimeError, match=r"the table needs dim 4; got one of dim 3"):
+        table(4).load_state_dict(table(3).state_dict())
     with pytest.raises(RuntimeError, match=r"Missing key.*settings"):
         table().load_state_dict({})
+
+
+def test_another_rule() -> None:
+    embedding = table()
+    embedding.use_rule_(RowRule(name="adam"))
+    assert embedding.values.width == 9
+    train(embedding, ids_of(1))
+    embedding.use_rule_(RowRule(name="adam"))
+    with pytest.raises(ValueError, match=r"got 'sgd' for 1 rows of 'adam'"):
+        embedding.use_rule_(RowRule(name="sgd"))
+
+
+def test_gradients_are_clipped_where_they_were_read() -> None:
+    embedding = table(dtype=torch.float64, rule={"name": "sgd"}, admission={"min_count": 2})
+    embedding.admit_(ids_of(1, 1, 2, 2))
+    before = embedding.eval()(ids_of(1, 2))
+    embedding.train()
+    embedding(ids_of(3))  # without a gradient
+    (embedding(ids_of(1, 2, 5)).sum() * 3).backward()
+    assert len(embedding.read_rows()) == 1
+    norm = nn.utils.clip_grad_norm_(embedding.read_rows(), 1.0)
+    assert norm.item() == pytest.approx(3 * 6**0.5)  # id 5 has no row
+    embedding.apply_gradients_(1.0)
+    step = before - embedding.eval()(ids_of(1, 2))
+    assert step.norm().item() == pytest.approx(1, rel=1e-5)
 
 
 def same_weights(one: DynamicEmbedding, other: DynamicEmbedding) -> bool:
