@@ -117,8 +117,7 @@ class DynamicEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the vectors [*ids.shape, D]."""
-        part = self.fetch(ids)
-        return gather_rows(part.table, part.codes)
+        return gather_rows(self, ids)
 
     def bag(self, values: Tensor, offsets: Tensor, mode: Literal["mean", "sum"] = "mean") -> Tensor:
         """Return the mean or the sum of the vectors of each bag [B, D]; 0 of an empty one.
@@ -128,10 +127,10 @@ class DynamicEmbedding(nn.Module):
         Args:
             values: [N]; offsets: [B + 1], bag b is values[offsets[b]:offsets[b + 1]].
         """
-        part = self.fetch(values)
         if mode == "mean":
-            return bag_mean(part.table, part.codes, offsets)
-        return bag_sum(part.table, part.codes, offsets, part.table.new_ones(len(values)))
+            return bag_mean(self, values, offsets)
+        weights = torch.ones(len(values), dtype=self.values.dtype, device=self.device)
+        return bag_sum(self, values, offsets, weights)
 
     def fetch(self, ids: Tensor) -> Part:
         """Return the rows of ids of any shape as a small table: for all that takes a static one.
