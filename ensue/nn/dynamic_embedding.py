@@ -200,6 +200,7 @@ class DynamicEmbedding(nn.Module):
         own = notes.take(rows)
         own[:, STAMP] = stamp
         own[:, COUNT] = (own[:, COUNT].long() + counts).clamp(max=MOST).int()
+        own[rows == 0] = 0  # of all ids without a row
         notes.put(rows, own)
 
     def _make_room(self) -> None:

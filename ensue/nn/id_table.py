@@ -106,12 +106,20 @@ class IdTable:
         return self.ids.num_bytes + self.index.num_bytes + 8 * len(self.pool.free)
 
     def find(self, ids: Tensor) -> Tensor:
-        """Return the rows of ids [N] int64; 0 of one without a row."""
-        return self.index.find(ids)
+        """Return the rows of ids [N] int64; 0 of one without a row.
+
+        Raises:
+            ValueError: the ids have another type.
+        """
+        return self.index.find(_checked(ids))
 
     def insert(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the rows of ids [N], and the places in `ids` of those that got one just now."""
-        return self.index.insert(ids, self.pool)
+        """Return the rows of ids [N], and the places in `ids` of those that got one just now.
+
+        Raises:
+            ValueError: the ids have another type than int64.
+        """
+        return self.index.insert(_checked(ids), self.pool)
 
     def delete(self, ids: Tensor) -> Tensor:
         """Take their rows from distinct ids [N] and return the rows of those that had one."""
@@ -147,6 +155,12 @@ class IdTable:
         index = kind(self.ids)
         index.rebuild(log_of_slots(self.num_rows), self.num_rows)
         return index
+
+
+def _checked(ids: Tensor) -> Tensor:
+    if ids.dtype != torch.int64 or ids.dim() != 1:
+        raise ValueError(f"a table of ids needs ids [N] int64; got {tuple(ids.shape)} {ids.dtype}")
+    return ids
 
 
 def log_of_slots(num_ids: int, at_least: int = LEAST_LOG) -> int:

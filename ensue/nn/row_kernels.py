@@ -96,5 +96,6 @@ def note(pointers, bits, rows, counts, stamp, most):  # type: ignore[no-untyped-
     like = np.empty(0, np.int32)
     for n in range(len(rows)):
         own = _own(pointers, bits, 2, rows, n, like)
-        own[0] = stamp
-        own[1] = min(own[1] + counts[n], most)
+        if rows[n] != 0:
+            own[0] = stamp
+            own[1] = min(own[1] + counts[n], most)

@@ -54,7 +54,13 @@ def group_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
 
     >>> group_rows(torch.tensor([7, 3, 7]))
     (tensor([7, 3]), tensor([0, 1, 0]))
+
+    Raises:
+        ValueError: the rows have another type than int64.
     """
+    if rows.dtype != torch.int64 or rows.dim() != 1:
+        got = f"{tuple(rows.shape)} {rows.dtype}"
+        raise ValueError(f"group_rows needs rows [N] int64; got {got}")
     if rows.device.type != "cpu":
         return group_rows_by_sorting(rows)
     flat = rows.contiguous().numpy()

@@ -13,6 +13,7 @@ from ensue.nn.dynamic_embedding import DynamicEmbedding
 from ensue.nn.hashing import start_values
 from ensue.nn.id_table import CompiledIndex, TensorIndex
 from ensue.nn.row_rules import RowRule
+from ensue.nn.slabs import Slabs
 from ensue.nn.table_config import Changes, Expiry, TableConfig
 from ensue.optim.adagrad import Adagrad
 from ensue.optim.lazy_adam import LazyAdam
@@ -409,6 +410,30 @@ def test_both_searches_train_to_the_same_table() -> None:
         assert torch.equal(value, other.state_dict()[name])
 
 
+@pytest.mark.parametrize("rule", ["adam", "adagrad"])
+def test_tensor_operations_train_to_the_same_table(
+    rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that runs on a GPU, in memory: no compiled loop over rows, and the other search."""
+    settings = {**FULL, "rule": {"name": rule}}
+    one = table(**settings)
+    batches = stream(30, 300, seed=5, size=60)
+    losses = [train(one, batch) for batch in batches]
+    with monkeypatch.context() as patched:
+        patched.setattr(Slabs, "is_compiled", False)
+        other = table(**settings)
+        assert isinstance(other.table.index, TensorIndex)
+        assert [train(other, batch) for batch in batches] == pytest.approx(losses, rel=1e-5)
+        changes = other.export_changes(20)
+        copy = table(**settings)
+        copy.load_state_dict(other.state_dict())
+        assert torch.equal(copy.eval()(batches[-1]), other.eval()(batches[-1]))
+    assert torch.equal(changes.ids, one.export_changes(20).ids)
+    assert torch.equal(changes.deleted, one.export_changes(20).deleted)
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-5, atol=1e-7)
+
+
 def test_copies_and_types() -> None:
     embedding = table()
     train(embedding, ids_of(1, 2, 0))
@@ -441,6 +466,8 @@ def test_memory_of_a_row() -> None:
 
 
 def test_wrong_settings() -> None:
+    with pytest.raises(ValueError, match=r"int64; got \(2,\) torch.float32"):
+        table()(torch.ones(2))
     with pytest.raises(ValueError, match=r"dim >= 1; got 0"):
         DynamicEmbedding(0)
     with pytest.raises(ValueError, match="min_count"):

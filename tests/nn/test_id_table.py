@@ -128,6 +128,13 @@ def test_number_of_slots() -> None:
     assert log_of_slots((3 << 20) + 1, 5) == 23
 
 
+def test_other_types() -> None:
+    table = IdTable()
+    for call in (table.find, table.insert, table.delete):
+        with pytest.raises(ValueError, match=r"ids \[N\] int64; got \(2,\) torch.int32"):
+            call(torch.ones(2, dtype=torch.int32))
+
+
 @pytest.mark.gpu
 def test_same_on_the_gpu() -> None:
     ids = torch.randint(1, 5000, (8000,))
