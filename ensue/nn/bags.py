@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ensue.nn import cpu_kernels as kernels
-from ensue.nn.embedding import grad_of
+from ensue.nn.embedding import GrowingTable, grad_of
 
 
 class _BagSum(torch.autograd.Function):
@@ -36,16 +36,18 @@ class _BagSum(torch.autograd.Function):
         return None if ctx.is_leaf else into, None, None, None, None
 
 
-def bag_sum(table: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+def bag_sum(table: Tensor | GrowingTable, ids: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     """Return the sum of weights[s] * table[ids[s]] over each bag [B, D]; 0 of an empty one.
 
     The gradient of a leaf goes to `table.grad` directly, as in nn.embedding.
 
     Args:
-        table: [V, D].
+        table: [V, D], or one that grows.
         ids: [S] int64; offsets: [B + 1] int64, bag b is ids[offsets[b]:offsets[b + 1]].
         weights: [S], without gradient.
     """
+    if not isinstance(table, Tensor):
+        table, ids = table.fetch(ids)
     use_kernels = kernels.can_run(table, weights)
     if table.requires_grad and torch.is_grad_enabled():
         out: Tensor = _BagSum.apply(table, ids, offsets, weights, use_kernels)  # type: ignore[no-untyped-call]
@@ -53,8 +55,10 @@ def bag_sum(table: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor) -> Ten
     return _sum(table, ids, offsets, weights, use_kernels)
 
 
-def bag_mean(table: Tensor, ids: Tensor, offsets: Tensor) -> Tensor:
+def bag_mean(table: Tensor | GrowingTable, ids: Tensor, offsets: Tensor) -> Tensor:
     """Return the mean row of each bag [B, D]; 0 of an empty one."""
+    if not isinstance(table, Tensor):
+        table, ids = table.fetch(ids)
     return bag_sum(table, ids, offsets, mean_weights(offsets, len(ids), table.dtype))
 
 

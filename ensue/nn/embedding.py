@@ -3,17 +3,25 @@
 Autograd's own look-up makes a new zero tensor of the table's size at every call and adds it to the
 gradient. Here the rows are added to `weight.grad` directly, which the optimizer clears in place:
 the same numbers without two passes over the table. `torch.autograd.grad` does not see them.
+A table may also be one that grows: what a call needs of it is fetched first, as a small table.
 Shapes: V table rows, D width, B batch, C candidates.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from ensue.nn import cpu_kernels as kernels
+
+
+class GrowingTable(Protocol):
+    """What `nn.dynamic_embedding` is to a look-up."""
+
+    def fetch(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return a table [R, D] that has the rows of all ids, and their numbers in it."""
 
 
 class _GatherRows(torch.autograd.Function):
@@ -43,12 +51,17 @@ class _GatherRows(torch.autograd.Function):
         return None, None, None, None
 
 
-def gather_rows(weight: Tensor, ids: Tensor, padding_idx: int | None = None) -> Tensor:
+def gather_rows(
+    weight: Tensor | GrowingTable, ids: Tensor, padding_idx: int | None = None
+) -> Tensor:
     """Return weight[ids] [*ids.shape, D] for a leaf `weight` [V, D] or [V].
 
     Args:
-        padding_idx: a row that receives no gradient.
+        padding_idx: a row that receives no gradient; that of a growing table is 0 without saying.
     """
+    if not isinstance(weight, Tensor):
+        weight, ids = weight.fetch(ids)
+        padding_idx = None
     if weight.requires_grad and torch.is_grad_enabled():
         use_kernels = weight.dim() == 2 and kernels.can_run(weight)
         out: Tensor = _GatherRows.apply(  # type: ignore[no-untyped-call]
@@ -77,12 +90,14 @@ class _DotRows(torch.autograd.Function):
         return grad_queries, None, None
 
 
-def dot_rows(queries: Tensor, weight: Tensor, ids: Tensor) -> Tensor:
+def dot_rows(queries: Tensor, weight: Tensor | GrowingTable, ids: Tensor) -> Tensor:
     """Return the products [B, C] of queries [B, D] with weight[ids], for a leaf `weight` [V, D].
 
     Args:
         ids: [B, C].
     """
+    if not isinstance(weight, Tensor):
+        weight, ids = weight.fetch(ids)
     needs_grad = weight.requires_grad and torch.is_grad_enabled()
     if needs_grad and kernels.can_run(queries, weight):
         out: Tensor = _DotRows.apply(queries.contiguous(), weight, ids)  # type: ignore[no-untyped-call]

@@ -33,7 +33,7 @@ from ensue.training.checkpoints import (
 from ensue.training.config import TrainingConfig
 from ensue.training.log import TrainingLog, peak_memory_bytes
 from ensue.training.objective import Batch, MultitaskObjective, Objective
-from ensue.training.optimizers import make_optimizer
+from ensue.training.optimizers import growing_tables, make_optimizer
 from ensue.training.prefetch import prefetch
 from ensue.training.schedules import learning_rate
 from ensue.training.spikes import SpikeWatch
@@ -79,6 +79,7 @@ class TrainingLoop:
         self.on_validation = on_validation
         self.device = next(model.parameters()).device
         self.optimizer = make_optimizer(model, config)
+        self._tables = growing_tables(model, config)
         tasks = objective.tasks if isinstance(objective, MultitaskObjective) else ("loss",)
         is_watched = config.watch_spikes or config.rollback
         self.watch = SpikeWatch(model, tasks) if is_watched else None
@@ -195,8 +196,11 @@ class TrainingLoop:
                 seen = self.objective.seen_losses
             self.watch.observe(seen)
         if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+            read = [part for table in self._tables for part in table.read_rows()]
+            nn.utils.clip_grad_norm_([*self.model.parameters(), *read], self.config.clip_norm)
         self.optimizer.step()
+        for table in self._tables:
+            table.apply_gradients_(self.optimizer.param_groups[0]["lr"])
         self.optimizer.zero_grad(set_to_none=False)  # cleared in place: see nn.embedding
         return loss.detach()
 

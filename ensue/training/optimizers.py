@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ensue.nn.dynamic_embedding import DynamicEmbedding
+from ensue.nn.row_rules import RowRule
 from ensue.optim.adagrad import Adagrad
 from ensue.optim.clippy import Clippy, Direction, Rule
 from ensue.optim.lazy_adam import LazyAdam
@@ -28,6 +30,23 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     return torch.optim.Adam(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
+
+
+def growing_tables(model: nn.Module, config: TrainingConfig) -> list[DynamicEmbedding]:
+    """Return the growing tables of the model, whose rows are to move as the optimizer says.
+
+    Adam moves the rows of a batch alone, as "lazy_adam" does; "clippy" leaves tables to plain
+    Adagrad, or to Adam where that is its direction.
+    """
+    is_clippy = config.optimizer == "clippy"
+    is_adam = config.clip_direction == "adam" if is_clippy else "adam" in config.optimizer
+    rule = RowRule(name="adam" if is_adam else "adagrad", weight_decay=config.weight_decay)
+    if is_clippy and not is_adam:
+        rule = rule.model_copy(update={"initial": Direction().initial, "eps": 0.0})
+    tables = [module for module in model.modules() if isinstance(module, DynamicEmbedding)]
+    for table in tables:
+        table.use_rule_(rule)
+    return tables
 
 
 def is_table(name: str) -> bool:

@@ -19,8 +19,8 @@ from ensue.data.ranking.batch import RankingBatch
 from ensue.data.ranking.reader import RankingReader
 from ensue.data.ranking.schema import RankingSchema
 from ensue.errors import ConfigError, did_you_mean
-from ensue.losses.multitask import multitask_loss, task_losses
-from ensue.training.objective import Batch, Objective
+from ensue.losses.multitask import task_losses
+from ensue.training.objective import Batch, MultitaskObjective
 
 
 class StreamConfig(Config):
@@ -50,7 +50,7 @@ class StreamConfig(Config):
         return [self.task_weights.get(name, 1.0) for name in names]
 
 
-class RankingObjective(Objective):
+class RankingObjective(MultitaskObjective):
     """All rows that a reader yields, against all their labels; an example is a row.
 
     Args:
@@ -65,9 +65,10 @@ class RankingObjective(Objective):
         *,
         seed: int,
     ) -> None:
-        super().__init__(reader.num_rows, seed=seed)
-        self._reader, self._schema, self._loss_weights = reader, schema, loss_weights
-        self._sums = torch.zeros(len(schema.tasks), dtype=torch.float64)
+        names = [task.name for task in schema.tasks]
+        super().__init__(reader.num_rows, tasks=names, seed=seed)
+        self._reader, self._schema, self._loss_weights = reader, schema, torch.tensor(loss_weights)
+        self._sums = torch.zeros(len(names), dtype=torch.float64)
         self._steps = 0
         self._kinds = [task.kind for task in schema.tasks]
 
@@ -76,21 +77,21 @@ class RankingObjective(Objective):
         for batch in self._reader.epoch(epoch, first=first):
             yield batch.tensors()
 
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the weighted sum of the tasks' mean losses."""
+    def task_losses(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the weighted mean loss of each task [M]."""
         rows = RankingBatch.from_tensors(batch, self._schema)
         losses = task_losses(model(rows), rows.labels, rows.weights, self._kinds)
-        self._sums += losses.detach().double()
+        self._sums = self._sums.to(losses.device)
+        self._sums += losses.detach()
         self._steps += 1
-        return multitask_loss(losses, self._loss_weights)
+        return losses * self._loss_weights.to(losses)
 
     def end_epoch(self) -> dict[str, Any]:
         """Return the mean loss of each task over the batches of the epoch."""
         means = (self._sums / max(self._steps, 1)).tolist()
         self._sums.zero_()
         self._steps = 0
-        names = [task.name for task in self._schema.tasks]
-        return {"task_losses": dict(zip(names, means, strict=True))}
+        return {"task_losses": dict(zip(self.tasks, means, strict=True))}
 
     def state(self) -> dict[str, Tensor]:
         """Return what the log will say of the epoch so far."""
