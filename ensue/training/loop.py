@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from ensue.errors import ConfigError, RunError
 from ensue.models.base import Model
 from ensue.optim.adagrad import Adagrad
+from ensue.optim.clipping import clip_whole_gradient_
 from ensue.optim.clippy import Clippy, Rule
 from ensue.optim.lazy_adam import LazyAdam
 from ensue.progress import Advance, track
@@ -196,7 +196,7 @@ class TrainingLoop:
             loss = self.objective.loss(self.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+            clip_whole_gradient_(self.model.parameters(), threshold=self.config.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)  # cleared in place: see nn.embedding
         return loss.detach()
