@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ensue.nn import cpu_kernels as kernels
+from ensue.nn.sparse_rows import distinct_rows
 from ensue.optim._tensorwise import TensorwiseOptimizer
 from ensue.optim.row_updates import adagrad_rows_, touched_rows
 
@@ -52,10 +53,13 @@ class Adagrad(TensorwiseOptimizer):
     ) -> None:
         """Update the rows that have a gradient, which may be sparse."""
         if grad.is_sparse:
+            # Without decay a row whose gradients add up to zero does not move in any case.
+            rows, own = (touched_rows if group["weight_decay"] else distinct_rows)(grad)
             adagrad_rows_(
                 parameter,
                 state["sum"],
-                *touched_rows(grad),
+                rows,
+                own,
                 rate=group["lr"],
                 eps=(0.0, group["eps"]),
                 decay=group["weight_decay"],
