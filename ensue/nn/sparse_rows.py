@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import torch
 from torch import Tensor
 
@@ -20,13 +21,19 @@ from ensue.nn import cpu_kernels as kernels
 from ensue.nn.bags import sum_bags
 from ensue.nn.embedding import look_up
 from ensue.nn.row_sums import row_sums
+from ensue.nn.stretches import in_stretches
+
+_compile: Any = numba.njit(cache=True, nogil=True)
+_KERNEL_TYPES = (torch.float32, torch.float64)
+BLOCK = 64  # rows asked for together
+LEAST = 8192  # look-ups of a thread, at least
 
 
 class _GatherRowsSparse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, ids: Tensor) -> Tensor:
         ctx.table, ctx.ids = table, ids
-        return look_up(table.detach(), ids)
+        return _copies(table.detach(), ids)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
@@ -40,11 +47,49 @@ def gather_rows_sparse(table: Tensor, ids: Tensor) -> Tensor:
 
     Args:
         ids: int64 of any shape.
+
+    Raises:
+        IndexError: an id is not a row of the table.
     """
     if table.requires_grad and torch.is_grad_enabled():
         out: Tensor = _GatherRowsSparse.apply(table, ids)  # type: ignore[no-untyped-call]
         return out
     return look_up(table, ids)
+
+
+def _copies(table: Tensor, ids: Tensor) -> Tensor:
+    is_plain = table.dim() == 2 and table.is_contiguous() and table.shape[1] > 0
+    if not (is_plain and table.device.type == "cpu" and table.dtype in _KERNEL_TYPES):
+        return look_up(table, ids)
+    out = table.new_empty(*ids.shape, table.shape[1])
+    arrays = [ids.reshape(-1).numpy(), out.view(-1, table.shape[1]).numpy()]
+    if not all(in_stretches(_copy_rows, arrays, (table.numpy(),), least=LEAST)):
+        raise IndexError(
+            f"ids must be rows 0 to {len(table) - 1} of the table; "
+            f"got {int(ids.min())} to {int(ids.max())}."
+        )
+    return out
+
+
+@_compile
+def _copy_rows(ids, out, table):  # type: ignore[no-untyped-def]
+    """Set out[s] = table[ids[s]], and return whether all ids are rows of the table.
+
+    The rows of a block are asked for before they are copied: memory then answers them together.
+    """
+    asked = out.dtype.type(0)
+    for first in range(0, len(ids), BLOCK):
+        last = min(first + BLOCK, len(ids))
+        for s in range(first, last):
+            if ids[s] < 0 or ids[s] >= len(table):
+                return False
+            asked += table[ids[s], 0]
+        out[first, 0] = asked  # written over below: without a use the reads would be left out
+        for s in range(first, last):
+            row, own = table[ids[s]], out[s]
+            for d in range(row.shape[0]):
+                own[d] = row[d]
+    return True
 
 
 class _BagSumSparse(torch.autograd.Function):

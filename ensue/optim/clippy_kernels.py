@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ensue.optim._stretches import in_stretches
+from ensue.nn.stretches import in_stretches
 
 _compile: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 BLOCK = 2048  # parameters looked at together; their numbers stay in cache

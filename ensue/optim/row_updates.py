@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ensue.nn.sparse_rows import distinct_rows
-from ensue.optim._stretches import in_stretches
+from ensue.nn.stretches import in_stretches
 
 _compile: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 BLOCK = 64  # rows asked for together

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
+from ensue.nn import sparse_rows
 from ensue.nn.bags import bag_sum
 from ensue.nn.embedding import gather_rows
 from ensue.nn.sparse_rows import bag_sum_sparse, distinct_rows, gather_rows_sparse
@@ -95,3 +97,19 @@ def test_without_gradients_it_only_looks_up() -> None:
     assert sums.tolist() == [[4.0, 6.0]]
     assert not rows.requires_grad
     assert not sums.requires_grad
+
+
+def test_the_look_up_is_the_same_on_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sparse_rows, "LEAST", 50)
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        table = leaf(300, 7, dtype=dtype)
+        ids = torch.randint(300, (11, 20))
+        for num_threads in (1, 3):
+            monkeypatch.setattr(torch, "get_num_threads", lambda n=num_threads: n)
+            assert torch.equal(gather_rows_sparse(table, ids), table[ids])
+
+
+@pytest.mark.parametrize("wrong", [-1, 4])
+def test_an_id_outside_of_the_table(wrong: int) -> None:
+    with pytest.raises(IndexError, match=rf"rows 0 to 3 of the table; got {min(wrong, 2)} to"):
+        gather_rows_sparse(leaf(4, 2), torch.tensor([2, wrong]))

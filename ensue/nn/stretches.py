@@ -32,4 +32,4 @@ def in_stretches(
 
 @cache
 def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="optimizer")
+    return ThreadPoolExecutor(count, thread_name_prefix="stretches")
