@@ -18,9 +18,16 @@ import torch
 from torch import Tensor, nn
 
 # Distinct values of the 26 columns of Criteo's display advertising challenge.
-CRITEO = (1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194, 27)
-CRITEO += (14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572)
-SIZES = {"criteo": tuple(min(size, 1_000_000) for size in CRITEO), "even": (100_000,) * 26}
+# fmt: off
+CRITEO = (
+    1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194, 27, 14992,
+    5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572,
+)
+# fmt: on
+SIZES: dict[str, tuple[int, ...]] = {
+    "criteo": tuple(min(size, 1_000_000) for size in CRITEO),
+    "even": (100_000,) * 26,
+}
 BATCH, NUMBERS, DIM, HIDDEN = 4096, 13, 16, (512, 256)
 RATE, EPS = 0.01, 1e-8
 NUM_BATCHES = 16  # the stream goes round them

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks._ranking_stream import (
     BATCH,
@@ -45,7 +45,7 @@ def main() -> int:
     def step() -> float:
         ids, numbers, labels = next(source)
         loss = loss_of(tower(embed(ids), numbers), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
         return loss.item()
@@ -70,7 +70,7 @@ def collection(sizes: tuple[int, ...]) -> tuple[Callable[[Any], Tensor], list[An
         optimizer_kwargs={"lr": RATE, "eps": EPS},
         device=torch.device("cpu"),
     )
-    start = start_table(sizes).split(list(sizes))
+    start = torch.split(start_table(sizes), list(sizes))
     for name, weight in module.state_dict().items():
         weight.copy_(start[names.index(name.split(".")[-2])])
     lengths = torch.ones(len(sizes) * BATCH, dtype=torch.int32)
@@ -95,14 +95,14 @@ def kernels(sizes: tuple[int, ...]) -> tuple[Callable[[Any], Tensor], list[Any]]
     )
 
     place = EmbeddingLocation.HOST, ComputeDevice.CPU
-    module: nn.Module = SplitTableBatchedEmbeddingBagsCodegen(
+    module: Any = SplitTableBatchedEmbeddingBagsCodegen(
         [(size, DIM, *place) for size in sizes],
         optimizer=EmbOptimType.EXACT_ADAGRAD,
         learning_rate=RATE,
         eps=EPS,
     )
     for weight, start in zip(
-        module.split_embedding_weights(), start_table(sizes).split(list(sizes)), strict=True
+        module.split_embedding_weights(), torch.split(start_table(sizes), list(sizes)), strict=True
     ):
         weight.copy_(start)
     offsets = torch.arange(len(sizes) * BATCH + 1)
