@@ -61,25 +61,6 @@ def task_losses(
     return total / torch.where(shares > 0, shares, 1.0)
 
 
-def multitask_loss(losses: Tensor, task_weights: Sequence[float] | None = None) -> Tensor:
-    """Return the weighted sum of the losses of tasks [M], a scalar.
-
-    Args:
-        task_weights: M of them; None is 1 of each.
-
-    Raises:
-        ValueError: there are not M weights.
-    """
-    if task_weights is None:
-        return losses.sum()
-    if len(task_weights) != len(losses):
-        raise ValueError(
-            "multitask_loss needs a weight for each task; "
-            f"got {len(task_weights)} for {len(losses)} tasks"
-        )
-    return (losses * losses.new_tensor(task_weights)).sum()
-
-
 def _loss(kind: TaskKind, logits: Tensor, labels: Tensor) -> Tensor:
     if kind == "regression":
         return (logits - labels).square()

@@ -22,7 +22,7 @@ class _BagSum(torch.autograd.Function):
         ctx.table, ctx.is_leaf = table, table.is_leaf
         ctx.save_for_backward(ids, offsets, weights)
         ctx.use_kernels = use_kernels
-        return _sum(table.detach(), ids, offsets, weights, use_kernels)
+        return sum_bags(table.detach(), ids, offsets, weights, use_kernels)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -52,7 +52,7 @@ def bag_sum(table: Tensor | GrowingTable, ids: Tensor, offsets: Tensor, weights:
     if table.requires_grad and torch.is_grad_enabled():
         out: Tensor = _BagSum.apply(table, ids, offsets, weights, use_kernels)  # type: ignore[no-untyped-call]
         return out
-    return _sum(table, ids, offsets, weights, use_kernels)
+    return sum_bags(table, ids, offsets, weights, use_kernels)
 
 
 def bag_mean(table: Tensor | GrowingTable, ids: Tensor, offsets: Tensor) -> Tensor:
@@ -69,7 +69,10 @@ def mean_weights(offsets: Tensor, total: int, dtype: torch.dtype) -> Tensor:
     return shares.repeat_interleave(lengths, output_size=total)
 
 
-def _sum(table: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor, use_kernels: bool) -> Tensor:
+def sum_bags(
+    table: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor, use_kernels: bool
+) -> Tensor:
+    """Return what `bag_sum` does, without a gradient."""
     out = table.new_zeros(len(offsets) - 1, table.shape[1])
     if use_kernels:
         kernels.bag_sum(*kernels.arrays(ids, offsets, weights, table, out))

@@ -35,7 +35,7 @@ class _GatherRows(torch.autograd.Function):
             padding_idx,
             use_kernels,
         )
-        return _take(weight.detach(), ids)
+        return look_up(weight.detach(), ids)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None]:
@@ -68,7 +68,7 @@ def gather_rows(
             weight, ids, padding_idx, use_kernels
         )
         return out
-    return _take(weight, ids)
+    return look_up(weight, ids)
 
 
 class _DotRows(torch.autograd.Function):
@@ -105,12 +105,15 @@ def dot_rows(queries: Tensor, weight: Tensor | GrowingTable, ids: Tensor) -> Ten
     return (gather_rows(weight, ids) * queries.unsqueeze(1)).sum(dim=2)
 
 
-def _take(weight: Tensor, ids: Tensor) -> Tensor:
+def look_up(weight: Tensor, ids: Tensor) -> Tensor:
+    """Return weight[ids] [*ids.shape, D], with autograd's own gradient."""
     return weight.index_select(0, ids.reshape(-1)).view(*ids.shape, *weight.shape[1:])
 
 
 def grad_of(weight: Tensor) -> Tensor:
-    """Return `weight.grad`, made when missing."""
+    """Return `weight.grad`, made when missing, and made dense when sparse."""
     if weight.grad is None:
         weight.grad = torch.zeros_like(weight)
+    elif weight.grad.is_sparse:
+        weight.grad = weight.grad.to_dense()
     return weight.grad

@@ -4,8 +4,6 @@ A category is a row of the table, a bag the mean of its rows, a history their me
 makes of them (nn.history_attention), a number its multiple of a trained vector, a dense vector a
 linear map of itself. The row of what is missing or unknown starts at zero and is trained; so are
 the vectors that stand for a missing number or dense vector.
-A table is asked through `forward(codes, keys)` and `bag(values, offsets, key)` alone, so another
-kind of table, one that grows, can stand in its place as `FieldEmbedding.table`.
 Shapes: B rows; F fields with a vector, D their width; P dense inputs; C categorical, K numeric
 columns; S values of bags; V values of a vocabulary, R rows of the table.
 """
@@ -20,71 +18,35 @@ from torch import Tensor, nn
 
 from ensue.data.ranking.batch import Bag, RankingBatch
 from ensue.data.ranking.schema import RankingColumn, RankingSchema
-from ensue.errors import ConfigError, DataError
-from ensue.nn.bags import bag_mean
-from ensue.nn.embedding import gather_rows
+from ensue.errors import ConfigError
+from ensue.nn.field_tables import START_LENGTH, FieldTable, GrowingTable, StaticTable
 from ensue.nn.history_attention import HistoryAttention
+from ensue.nn.table_config import TableConfig
 
 HistoryPooling = Literal["mean", "attention"]
 
-# Length of a row at the start. Factorization machines add up hundreds of products of rows: those
-# of length 1 would begin with logits far from zero.
-START_LENGTH = 0.1
 
+class TableChoice(NamedTuple):
+    """The kind of table that rows are in.
 
-class StaticTable(nn.Module):
-    """One table for several vocabularies, each of which has V + 1 rows of it: code 0 is the first.
-
-    weight: [R, D].
-    row_of: [R] int32, where a value is found: its own row, or that of the unknown for one that was
-        seen too seldom. There is none with min_count=1.
+    min_count: a value that fewer training rows have is taken for unknown; of a static table.
+    growth: of a table that grows: rows are then asked for by 64-bit ids, not by codes.
     """
 
-    first_rows: Tensor
-    row_of: Tensor
+    min_count: int = 1
+    growth: TableConfig | None = None
 
-    def __init__(self, sizes: Mapping[str, int], dim: int, *, min_count: int = 1) -> None:
-        super().__init__()
-        self.sizes, self.min_count = dict(sizes), min_count
-        num_rows = torch.tensor([size + 1 for size in sizes.values()], dtype=torch.long)
-        first_rows = num_rows.cumsum(0) - num_rows
-        self.register_buffer("first_rows", first_rows, persistent=False)
-        total = int(num_rows.sum())
-        weight = torch.randn(total, dim) * (START_LENGTH / dim**0.5)
-        weight[first_rows] = 0
-        self.weight = nn.Parameter(weight)
-        if min_count > 1:
-            self.register_buffer("row_of", torch.arange(total, dtype=torch.int32))
+    def make(self, sizes: Mapping[str, int], dim: int) -> FieldTable:
+        """Return a table for vocabularies of these sizes."""
+        if self.growth is None:
+            return StaticTable(sizes, dim, min_count=self.min_count)
+        return GrowingTable(sizes, dim, self.growth)
 
-    def forward(self, codes: Tensor, keys: Tensor) -> Tensor:
-        """Return the rows [B, C, D] of codes [B, C], those of column c of vocabulary keys[c]."""
-        return gather_rows(self.weight, self._rows(codes + self.first_rows[keys]))
-
-    def bag(self, values: Tensor, offsets: Tensor, key: int) -> Tensor:
-        """Return the mean row of each bag [B, D], given codes [S] of one vocabulary; 0 of none."""
-        return bag_mean(self.weight, self._rows(values + self.first_rows[key]), offsets)
-
-    def keep_frequent_(self, counts: Mapping[str, Tensor]) -> None:
-        """Let values with counts [V + 1] below min_count, in training, use the row of the unknown.
-
-        Raises:
-            DataError: there are no counts of a vocabulary, or not one for each value.
-        """
-        if self.min_count == 1:
-            return
-        for first, (name, size) in zip(self.first_rows.tolist(), self.sizes.items(), strict=True):
-            if name not in counts or len(counts[name]) != size + 1:
-                got = len(counts[name]) if name in counts else "none"
-                raise DataError(
-                    f"min_count={self.min_count} needs a count for each of the {size + 1} codes "
-                    f"of {name!r}; got {got}."
-                )
-            rows = torch.arange(first, first + size + 1, dtype=torch.int32)
-            rows[torch.as_tensor(counts[name]) < self.min_count] = first
-            self.row_of[first : first + size + 1] = rows.to(self.row_of.device)
-
-    def _rows(self, rows: Tensor) -> Tensor:
-        return rows if self.min_count == 1 else self.row_of[rows].long()
+    def at_zero(self) -> TableChoice:
+        """Return the choice whose rows start at zero, where they would be drawn."""
+        if self.growth is None:
+            return self
+        return self._replace(growth=self.growth.model_copy(update={"start_scale": 0.0}))
 
 
 class Fields(NamedTuple):
@@ -109,7 +71,7 @@ class FieldEmbedding(nn.Module):
         dense: numbers and vectors are no fields but dense inputs: a number (0 where missing), all
             flags of missing numbers, and the elements of a vector with a flag behind them.
         history: how a history becomes one vector.
-        min_count: a value that fewer training rows have is taken for unknown.
+        tables: what kind of table the rows are in; None is a static one with all values.
         share: a history uses the rows of the column that it is of; otherwise it has its own.
 
     Raises:
@@ -126,7 +88,7 @@ class FieldEmbedding(nn.Module):
         *,
         dense: bool = False,
         history: HistoryPooling = "mean",
-        min_count: int = 1,
+        tables: TableChoice | None = None,
         share: bool = True,
     ) -> None:
         super().__init__()
@@ -137,10 +99,10 @@ class FieldEmbedding(nn.Module):
         self._vocabulary_of = _vocabularies([*self._categorical, *self._bags], share=share)
         self._key_of = {key: n for n, key in enumerate(self._vocabulary_of)}
         self._share = share
-        self.table: nn.Module | None = None
+        self.table: FieldTable | None = None
         if self._key_of:
             sizes = {key: schema.vocabularies[name] for key, name in self._vocabulary_of.items()}
-            self.table = StaticTable(sizes, dim, min_count=min_count)
+            self.table = (tables or TableChoice()).make(sizes, dim)
         keys = torch.tensor([self._key(column) for column in self._categorical], dtype=torch.long)
         self.register_buffer("keys", keys, persistent=False)
         # Of the type and on the device that is computed with, where there is no parameter.
@@ -220,8 +182,7 @@ class FieldEmbedding(nn.Module):
 
     def _bag(self, bag: Bag, key: int) -> Tensor:
         assert self.table is not None
-        pooled: Tensor = self.table.bag(bag.values, bag.offsets, key)  # type: ignore[operator]
-        return pooled
+        return self.table.bag(bag.values, bag.offsets, key)
 
     def _attended(self, number: int, bag: Bag, target: Tensor) -> Tensor:
         """Return the history [B, D] as a row's own value [B, D] sees it."""
@@ -268,10 +229,11 @@ class FirstOrder(nn.Module):
     bag counts as the mean of its values.
     """
 
-    def __init__(self, schema: RankingSchema, *, min_count: int = 1) -> None:
+    def __init__(self, schema: RankingSchema, *, tables: TableChoice | None = None) -> None:
         super().__init__()
         # A value in a history says something else than the same value as what is scored.
-        self.fields = FieldEmbedding(schema, len(schema.tasks), min_count=min_count, share=False)
+        at_zero = (tables or TableChoice()).at_zero()
+        self.fields = FieldEmbedding(schema, len(schema.tasks), tables=at_zero, share=False)
         for parameter in self.fields.parameters():
             nn.init.zeros_(parameter)
 

@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 from ensue.nn import cpu_kernels as kernels
+from ensue.nn.sparse_rows import distinct_rows
 from ensue.optim._tensorwise import TensorwiseOptimizer
+from ensue.optim.row_updates import adagrad_rows_, touched_rows
 
 
 class Adagrad(TensorwiseOptimizer):
@@ -49,7 +51,20 @@ class Adagrad(TensorwiseOptimizer):
     def update_(
         self, parameter: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
     ) -> None:
-        """Update the rows that have a gradient."""
+        """Update the rows that have a gradient, which may be sparse."""
+        if grad.is_sparse:
+            # Without decay a row whose gradients add up to zero does not move in any case.
+            rows, own = (touched_rows if group["weight_decay"] else distinct_rows)(grad)
+            adagrad_rows_(
+                parameter,
+                state["sum"],
+                rows,
+                own,
+                rate=group["lr"],
+                eps=(0.0, group["eps"]),
+                decay=group["weight_decay"],
+            )
+            return
         shape = (len(parameter), -1) if parameter.dim() else (1, 1)
         update_rows_(
             parameter.view(shape),
@@ -70,8 +85,4 @@ def update_rows_(
     if use_kernels and table.is_contiguous():
         kernels.adagrad_rows(*kernels.arrays(table, grad, total), np.float32(rate), np.float32(eps))
         return
-    rows = (grad != 0).any(dim=1).nonzero().squeeze(1)
-    own = grad[rows] + decay * table[rows]
-    sums = total[rows].addcmul_(own, own)
-    total[rows] = sums
-    table[rows] -= rate * own / (sums.sqrt() + eps)
+    adagrad_rows_(table, total, *touched_rows(grad), rate=rate, eps=(0.0, eps), decay=decay)

@@ -7,8 +7,12 @@ Shapes: the step, the weights and the gradient of a tensor share one shape.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
+
+from ensue.nn.sparse_rows import distinct_rows, sparse_grad
 
 FLOOR = 1e-3  # least norm of a row of weights in `adaptive_factor`, as in the authors' program
 
@@ -55,6 +59,30 @@ def trust_factor(step: Tensor, weight: Tensor, *, rate: float, multiplier: float
     of_weight, of_step = torch.linalg.vector_norm(weight), torch.linalg.vector_norm(step)
     trust = torch.where((of_weight > 0) & (of_step > 0), rate * of_weight / of_step, 1.0)
     return trust * multiplier
+
+
+@torch.no_grad()
+def clip_whole_gradient_(parameters: Iterable[Tensor], *, threshold: float) -> Tensor:
+    """Bring the norm of all gradients together to `threshold` at most; return what it was.
+
+    As `torch.nn.utils.clip_grad_norm_`, which takes no sparse gradients: of those the values of a
+    row count with their sum.
+    """
+    values = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        if parameter.grad.is_sparse:
+            rows, sums = distinct_rows(parameter.grad)
+            parameter.grad = sparse_grad(parameter, rows, sums)
+            values.append(sums)
+        else:
+            values.append(parameter.grad)
+    total = torch.nn.utils.get_total_norm(values)
+    factor = (threshold / (total + 1e-6)).clamp_(max=1)
+    for value in values:
+        value.mul_(factor.to(value.device))
+    return total
 
 
 def _norm(values: Tensor, axes: tuple[int, ...] | None) -> Tensor:

@@ -17,9 +17,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from ensue.nn.sparse_rows import distinct_rows
 from ensue.optim import clippy_kernels as kernels
 from ensue.optim._tensorwise import TensorwiseOptimizer
 from ensue.optim.clipping import adaptive_factor, clippy_factor, norm_factor, trust_factor
+from ensue.optim.row_updates import adagrad_rows_
 
 RuleName = Literal["clippy", "gc", "agc", "lamb", "none"]
 DirectionName = Literal["adagrad", "delayed_adagrad", "adam"]
@@ -113,7 +115,7 @@ class Clippy(TensorwiseOptimizer):
     ) -> None:
         """Take the step of the whole tensor, of the rows of a sparse gradient, or none."""
         if grad.is_sparse:
-            _update_rows(parameter, grad.coalesce(), state, group)
+            _update_rows(parameter, grad, state, group)
         elif kernels.can_run(parameter, grad, group):
             kernels.update(parameter, grad, state, group)
         else:
@@ -155,14 +157,37 @@ def _moments(group: dict[str, Any]) -> tuple[str, ...]:
 def _update_rows(
     table: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
 ) -> None:
-    """Update the rows of table [V, ...] that a coalesced sparse gradient names."""
-    rows, values = grad.indices()[0], grad.values()
+    """Update the rows of table [V, ...] that a sparse gradient names."""
+    rows, values = distinct_rows(grad)
+    is_free = group["rule"] == "none" and group["direction"] != "adam"
+    if is_free and table.device.type == "cpu":  # elsewhere nothing waits to learn what is finite
+        _update_free_rows(table, rows, values, state, group)
+        return
     own = table[rows]
     moments = {name: state[name][rows] for name in _moments(group)}
     _update(own, values, moments, state, group)
     table[rows] = own
     for name, value in moments.items():
         state[name][rows] = value
+
+
+def _update_free_rows(
+    table: Tensor, rows: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
+) -> None:
+    """Take Adagrad's step in rows of a table, whatever its size, or count it as skipped."""
+    is_finite = grad.isfinite().all()
+    if is_finite:
+        adagrad_rows_(
+            table,
+            state["sum"],
+            rows,
+            grad,
+            rate=group["lr"],
+            eps=(group["eps"], 0.0),
+            decay=group["weight_decay"],
+            is_standard=group["direction"] == "adagrad",
+        )
+    _note(state, state["factor"].new_ones(()), is_finite)
 
 
 def _update(

@@ -8,15 +8,14 @@ takes a stretch of the tensor; the largest of their numbers does not depend on t
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
+
+from ensue.nn.stretches import in_stretches
 
 _compile: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 BLOCK = 2048  # parameters looked at together; their numbers stay in cache
@@ -42,15 +41,14 @@ def update(weight: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[s
     is_standard = group["direction"] == "adagrad"
     bound = (np.float32(group["relative"]), np.float32(group["absolute"]))
     # Numbers without a sign are ordered as their bits are, and NaN is above infinity.
-    square = max(
-        _in_stretches(_square_excess, arrays, (*numbers, is_standard, *bound)), key=_as_bits
-    )
+    excess = in_stretches(_square_excess, arrays, (*numbers, is_standard, *bound), least=STRETCH)
+    square = max(excess, key=_as_bits)
     if not np.isfinite(square) and not bool(grad.isfinite().all()):
         state["skipped"] += 1
         return
     factor = 1.0 / max(1.0, math.sqrt(square)) if group["rule"] == "clippy" else 1.0
     numbers[0] *= np.float32(factor)
-    _in_stretches(_apply, arrays, (*numbers, is_standard))
+    in_stretches(_apply, arrays, (*numbers, is_standard), least=STRETCH)
     state["factor"].fill_(factor)
     state["factor_sum"] += factor
     state["step"] += 1
@@ -59,22 +57,6 @@ def update(weight: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[s
 
 def _as_bits(value: np.float32) -> int:
     return int(np.float32(value).view(np.int32))
-
-
-def _in_stretches(kernel: Any, arrays: list[Any], numbers: tuple[Any, ...]) -> list[Any]:
-    """Return what a kernel returns for each stretch of the arrays."""
-    size = len(arrays[0])
-    count = max(1, min(torch.get_num_threads(), size // STRETCH))
-    edges = [size * i // count for i in range(count + 1)]
-    parts = [[a[i:j] for a in arrays] for i, j in pairwise(edges)]
-    if count == 1:
-        return [kernel(*parts[0], *numbers)]
-    return list(_threads(count).map(lambda part: kernel(*part, *numbers), parts))
-
-
-@cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="clippy")
 
 
 @_compile

@@ -3,7 +3,7 @@
 Kingma and Ba, ICLR 2015, arXiv:1412.6980, with L2 added to the gradient (coupled). A row whose
 gradient is zero is neither read nor written: no momentum step, no decay. On large tables that saves
 most of the work; the numbers are not those of Adam. Bias correction counts all steps.
-Shapes: V table rows, R touched rows.
+Shapes: V table rows.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ensue.optim._tensorwise import TensorwiseOptimizer
+from ensue.optim.row_updates import adam_rows_, touched_rows
 
 
 class LazyAdam(TensorwiseOptimizer):
@@ -45,36 +46,18 @@ class LazyAdam(TensorwiseOptimizer):
     def update_(
         self, parameter: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
     ) -> None:
-        """Update the rows that have a gradient."""
+        """Update the rows that have a gradient, which may be sparse."""
         state["step"] += 1
-        grad = grad.reshape(len(parameter), -1)
-        rows = (grad != 0).any(dim=1).nonzero().squeeze(1)
-        update_rows_(
-            parameter.view(len(parameter), -1),
-            rows,
-            grad[rows],
-            state["exp_avg"].view(len(parameter), -1),
-            state["exp_avg_sq"].view(len(parameter), -1),
-            group,
-            int(state["step"]),
+        tensors = (parameter, state["exp_avg"], state["exp_avg_sq"], grad)
+        table, mean, square, grad = (t if t.dim() else t.view(1) for t in tensors)
+        adam_rows_(
+            table,
+            mean,
+            square,
+            *touched_rows(grad),
+            rate=group["lr"],
+            betas=group["betas"],
+            eps=group["eps"],
+            decay=group["weight_decay"],
+            step=int(state["step"]),
         )
-
-
-def update_rows_(
-    table: Tensor,
-    rows: Tensor,
-    grad: Tensor,
-    mean: Tensor,
-    mean_square: Tensor,
-    settings: dict[str, Any],
-    step: int,
-) -> None:
-    """Update table, mean and mean_square [V, D] at unique rows [R], given grad [R, D]."""
-    lr, eps, decay = settings["lr"], settings["eps"], settings["weight_decay"]
-    beta1, beta2 = settings["betas"]
-    grad = grad + decay * table[rows]
-    new_mean = mean[rows].lerp_(grad, 1 - beta1)
-    new_square = mean_square[rows].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
-    mean[rows], mean_square[rows] = new_mean, new_square
-    denominator = (new_square / (1 - beta2**step)).sqrt_().add_(eps)
-    table[rows] -= lr / (1 - beta1**step) * new_mean / denominator

@@ -84,10 +84,11 @@ class RankingRun(StoredRun):
         if not rows:
             raise UsageError("predict needs at least one row; got none.")
         with torch.no_grad():
-            parts = [
-                self.model.predict(self.encoder.encode(rows[first : first + PREDICT_ROWS])[0])
-                for first in range(0, len(rows), PREDICT_ROWS)
-            ]
+            parts = []
+            for first in range(0, len(rows), PREDICT_ROWS):
+                part = rows[first : first + PREDICT_ROWS]
+                batch, _ = self.encoder.encode(part, as_ids=self.model.reads_ids)
+                parts.append(self.model.predict(batch))
         scores = torch.cat(parts).numpy()
         return {task.name: scores[:, number] for number, task in enumerate(self.schema.tasks)}
 
@@ -116,7 +117,7 @@ class RankingRun(StoredRun):
                 "train+validation. Use split test."
             )
         group = None if dataset.info.group is None else dataset.groups
-        protocol = RankingProtocol(**{"group": group, **options})
+        protocol = RankingProtocol(**{"group": group, **options}, as_ids=self.model.reads_ids)
         stored = self.info["dataset"]
         about = {"dataset": stored["name"], "hash": stored["hash"], "split": split}
         evaluation = evaluate_ranking(

@@ -17,7 +17,7 @@ from ensue.data.ranking.dataset import RankingDataset
 from ensue.data.ranking.reader import RankingReader
 from ensue.data.ranking.schema import RankingSchema
 from ensue.errors import ConfigError, UsageError, did_you_mean
-from ensue.evaluation.ranking.evaluator import evaluate_ranking
+from ensue.evaluation.ranking.evaluator import RankingProtocol, evaluate_ranking
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.table import build_ranker, get_ranker, get_ranker_preset
 from ensue.runs.environment import hardware, versions
@@ -80,7 +80,7 @@ def train_ranker(
         "kind": KIND,
         "model": model,
         "fit": fit,
-        **{name: config.model_dump() for name, config in _named(chosen).items()},
+        **{name: one.model_dump(mode="json") for name, one in _named(chosen).items()},
     }
     is_resumed = open_output(
         out,
@@ -102,7 +102,7 @@ def train_ranker(
         "seed": chosen.training.seed,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - started,
-        "num_parameters": sum(parameter.numel() for parameter in trained.parameters()),
+        "num_parameters": trained.num_parameters(),
         "versions": versions(),
         "hardware": hardware(),
         **facts,
@@ -162,6 +162,7 @@ def _train(
             batch_size=training.batch_size,
             window=settings.stream.window,
             seed=training.seed,
+            as_ids=model.reads_ids,
         )
         # A squared error in units of the labels' deviation: no task counts more for its units.
         weights = [weight / one**2 for weight, one in zip(weights, scale.tolist(), strict=True)]
@@ -228,8 +229,9 @@ def _make_validate(dataset: RankingDataset, fit: Fit) -> Validate | None:
     if fit == "train+validation" or dataset.num_rows("validation") == 0:
         return None
 
-    def validate(model: Any) -> dict[str, float]:
-        found = evaluate_ranking(model, dataset, dataset.bounds("validation"))
+    def validate(model: RankingModel) -> dict[str, float]:
+        protocol = RankingProtocol(as_ids=model.reads_ids)
+        found = evaluate_ranking(model, dataset, dataset.bounds("validation"), protocol)
         return {**found.means, **found.metrics}
 
     return validate

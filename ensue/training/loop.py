@@ -21,6 +21,7 @@ from torch import nn
 
 from ensue.errors import ConfigError, RunError
 from ensue.files import atomic_file
+from ensue.optim.clipping import clip_whole_gradient_
 from ensue.optim.clippy import Clippy
 from ensue.progress import Advance, note, track
 from ensue.training.checkpoints import (
@@ -33,7 +34,7 @@ from ensue.training.checkpoints import (
 from ensue.training.config import TrainingConfig
 from ensue.training.log import TrainingLog, peak_memory_bytes
 from ensue.training.objective import Batch, MultitaskObjective, Objective
-from ensue.training.optimizers import growing_tables, make_optimizer
+from ensue.training.optimizers import growing_tables, make_optimizer, use_sparse_gradients_
 from ensue.training.prefetch import prefetch
 from ensue.training.schedules import learning_rate
 from ensue.training.spikes import SpikeWatch
@@ -78,6 +79,7 @@ class TrainingLoop:
         self.validate = validate
         self.on_validation = on_validation
         self.device = next(model.parameters()).device
+        use_sparse_gradients_(model, config)
         self.optimizer = make_optimizer(model, config)
         self._tables = growing_tables(model, config)
         tasks = objective.tasks if isinstance(objective, MultitaskObjective) else ("loss",)
@@ -197,7 +199,7 @@ class TrainingLoop:
             self.watch.observe(seen)
         if self.config.clip_norm is not None:
             read = [part for table in self._tables for part in table.read_rows()]
-            nn.utils.clip_grad_norm_([*self.model.parameters(), *read], self.config.clip_norm)
+            clip_whole_gradient_([*self.model.parameters(), *read], threshold=self.config.clip_norm)
         self.optimizer.step()
         for table in self._tables:
             table.apply_gradients_(self.optimizer.param_groups[0]["lr"])

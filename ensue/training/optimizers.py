@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ensue.nn.dynamic_embedding import DynamicEmbedding
+from ensue.nn.field_tables import StaticTable
 from ensue.nn.row_rules import RowRule
 from ensue.optim.adagrad import Adagrad
 from ensue.optim.clippy import Clippy, Direction, Rule
@@ -47,6 +48,13 @@ def growing_tables(model: nn.Module, config: TrainingConfig) -> list[DynamicEmbe
     for table in tables:
         table.use_rule_(rule)
     return tables
+
+
+def use_sparse_gradients_(model: nn.Module, config: TrainingConfig) -> None:
+    """Let tables have gradients of the looked-up rows alone, where the optimizer takes them."""
+    for module in model.modules():
+        if isinstance(module, StaticTable):
+            module.is_sparse = config.optimizer != "adam"
 
 
 def is_table(name: str) -> bool:

@@ -26,6 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ensue.nn.sparse_rows import distinct_rows
+
 WINDOW = 500  # steps that a median is over
 MIN_STEPS = 20  # of a median; before so many nothing is judged
 RISE, NUM_STEPS = 6.0, 3  # MADs above the median, and for how many steps
@@ -278,4 +280,4 @@ def _dense(parameter: Tensor) -> Tensor:
     grad = parameter.grad
     if grad is None:
         return parameter.new_zeros(1)
-    return grad.coalesce().values() if grad.is_sparse else grad
+    return distinct_rows(grad)[1] if grad.is_sparse else grad

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ensue.config import make_config
-from ensue.losses.multitask import multitask_loss, task_losses
+from ensue.losses.multitask import task_losses
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.table import RANKERS, build_ranker
 from ensue.training.loop import is_table
@@ -143,7 +143,7 @@ def test_learns_64_rows_by_heart(name: str) -> None:
     for _ in range(45):
         losses = task_losses(model(batch), batch.labels, batch.weights, KINDS)
         optimizer.zero_grad(set_to_none=False)
-        multitask_loss(losses).backward()
+        losses.sum().backward()
         optimizer.step()
     with torch.no_grad():
         final = task_losses(model(batch), batch.labels, batch.weights, KINDS)
@@ -155,7 +155,7 @@ def test_bfloat16_is_close_to_float32(case: RankerCase) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rounded = model(BATCH)
         losses = task_losses(rounded, BATCH.labels, BATCH.weights, KINDS)
-    multitask_loss(losses).backward()
+    losses.sum().backward()
     assert losses.dtype == torch.float32
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
     torch.testing.assert_close(rounded.float(), model(BATCH), rtol=0.1, atol=0.1)

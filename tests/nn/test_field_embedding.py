@@ -10,7 +10,8 @@ from torch import Tensor
 from ensue.data.ranking.batch import Bag, RankingBatch
 from ensue.data.ranking.schema import RankingColumn, RankingSchema, Task
 from ensue.errors import ConfigError, DataError
-from ensue.nn.field_embedding import FieldEmbedding, FirstOrder, StaticTable
+from ensue.nn.field_embedding import FieldEmbedding, FirstOrder, TableChoice
+from ensue.nn.field_tables import StaticTable
 from ensue.nn.history_attention import HistoryAttention
 from ensue.training.loop import is_table
 from tests.ranking_helpers import make_schema, random_batch, take
@@ -193,7 +194,7 @@ def test_attention_needs_a_history() -> None:
 
 def test_rare_values_are_the_unknown_one() -> None:
     counts = {name: torch.tensor(own) for name, own in COUNTS.items()}
-    fields = FieldEmbedding(SCHEMA, 4, min_count=3)
+    fields = FieldEmbedding(SCHEMA, 4, tables=TableChoice(min_count=3))
     disturb(fields)
     fields.count_values_(counts)
     whole = FieldEmbedding(SCHEMA, 4)
@@ -213,13 +214,13 @@ def test_rare_values_are_the_unknown_one() -> None:
     )
     assert (fields.table.weight.grad[rare] == 0).all()
 
-    stored = FieldEmbedding(SCHEMA, 4, min_count=3)
+    stored = FieldEmbedding(SCHEMA, 4, tables=TableChoice(min_count=3))
     stored.load_state_dict(fields.state_dict())
     assert torch.equal(stored(BATCH).vectors, fields(BATCH).vectors)
 
 
 def test_counts_that_do_not_fit() -> None:
-    fields = FieldEmbedding(SCHEMA, 4, min_count=2)
+    fields = FieldEmbedding(SCHEMA, 4, tables=TableChoice(min_count=2))
     with pytest.raises(DataError, match="each of the 7 codes of 'c2'; got none"):
         fields.count_values_({"c1": torch.ones(6)})
     with pytest.raises(DataError, match="each of the 6 codes of 'c1'; got 5"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from ensue.data.dataset import Dataset
 from ensue.models.sequential.caser import Caser, CaserConfig
 from ensue.runs.run import Run
 from ensue.runs.train import train
+from ensue.training import loop
 from ensue.training.config import TrainingConfig
 from ensue.training.loop import StopTraining, TrainingLoop
 from ensue.training.objectives import WindowObjective
@@ -49,15 +51,15 @@ def test_clip_norm_bounds_every_step(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     norms = []
-    clip = nn.utils.clip_grad_norm_
+    clip = loop.clip_whole_gradient_
 
-    def watched(parameters: object, max_norm: float) -> torch.Tensor:
-        tensors = list(parameters)  # type: ignore[call-overload]
-        total = clip(tensors, max_norm)
+    def watched(parameters: Iterable[torch.Tensor], *, threshold: float) -> torch.Tensor:
+        tensors = list(parameters)
+        total = clip(tensors, threshold=threshold)
         norms.append(nn.utils.get_total_norm([p.grad for p in tensors if p.grad is not None]))
         return total
 
-    monkeypatch.setattr(nn.utils, "clip_grad_norm_", watched)
+    monkeypatch.setattr(loop, "clip_whole_gradient_", watched)
     train("caser", dataset, out=tmp_path / "run", clip_norm=0.01, **FAST)
     assert norms
     assert max(norms) <= 0.0101

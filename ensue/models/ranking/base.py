@@ -12,28 +12,51 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from ensue.config import Config
 from ensue.data.ranking.batch import RankingBatch
 from ensue.data.ranking.schema import RankingSchema
 from ensue.errors import DataError
-from ensue.nn.field_embedding import FieldEmbedding, HistoryPooling
+from ensue.nn.dynamic_embedding import DynamicEmbedding
+from ensue.nn.field_embedding import FieldEmbedding, HistoryPooling, TableChoice
 from ensue.nn.perceptron import TaskTowers
+from ensue.nn.table_config import TableConfig
 
 
-class FieldsConfig(Config):
+class TablesConfig(Config):
+    """What kind of table the values of columns have their rows in.
+
+    min_count: a value that fewer training rows have is taken for unknown.
+    growth: of a table that grows with the values it meets (`TableConfig`; {} for its defaults);
+        None is a table with a row for each value of the dataset.
+    """
+
+    min_count: int = Field(default=1, ge=1)
+    growth: TableConfig | None = None
+
+    @model_validator(mode="after")
+    def _one_count(self) -> TablesConfig:
+        if self.growth is not None and self.min_count > 1:
+            raise ValueError("takes min_count of static tables; set growth.admission.min_count")
+        return self
+
+    @property
+    def tables(self) -> TableChoice:
+        """The kind of table that rows are in."""
+        return TableChoice(self.min_count, self.growth)
+
+
+class FieldsConfig(TablesConfig):
     """How columns become vectors.
 
     dim: width of the vector of each column.
     history: histories are averaged, or attended to with the value that a row is about.
-    min_count: a value that fewer training rows have is taken for unknown.
     """
 
     dim: int = Field(default=16, ge=1)
     history: HistoryPooling = "mean"
-    min_count: int = Field(default=1, ge=1)
 
 
 class DeepConfig(FieldsConfig):
@@ -108,6 +131,17 @@ class RankingModel(nn.Module, ABC):
                 predictions[:, number].sigmoid_()
         return predictions
 
+    @property
+    def reads_ids(self) -> bool:
+        """Whether values are given as 64-bit ids, for tables that grow, in place of codes."""
+        return bool(self.config.growth is not None)
+
+    def num_parameters(self) -> int:
+        """Return how many numbers are learned, those of the rows of growing tables too."""
+        tables = [module for module in self.modules() if isinstance(module, DynamicEmbedding)]
+        grown = sum(len(table) * table.dim for table in tables)
+        return grown + sum(parameter.numel() for parameter in self.parameters())
+
     def field_embeddings(self) -> Iterator[FieldEmbedding]:
         """Yield every set of vectors that the model looks up."""
         return (module for module in self.modules() if isinstance(module, FieldEmbedding))
@@ -174,5 +208,5 @@ def add_logits(outputs: Tensor, trunk: TrunkOutput) -> Tensor:
 def make_fields(config: FieldsConfig, schema: RankingSchema, *, dense: bool) -> FieldEmbedding:
     """Return the vectors of the columns; `dense` as in FieldEmbedding."""
     return FieldEmbedding(
-        schema, config.dim, dense=dense, history=config.history, min_count=config.min_count
+        schema, config.dim, dense=dense, history=config.history, tables=config.tables
     )

@@ -27,7 +27,7 @@ class DeepFMTrunk(Trunk):
     def __init__(self, config: DeepConfig, *, schema: RankingSchema) -> None:
         super().__init__(config, schema=schema)
         self.fields = make_fields(config, schema, dense=False)
-        self.first_order = FirstOrder(schema, min_count=config.min_count)
+        self.first_order = FirstOrder(schema, tables=config.tables)
         self.pairs = PairLogits(config.dim, len(schema.tasks))
         self.layers = Perceptron(self.fields.width, config.hidden, config.dropout)
         self.width = self.layers.width

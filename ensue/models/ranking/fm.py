@@ -59,7 +59,7 @@ class FM(RankingModel):
         super().__init__(config, schema=schema)
         num_tasks = len(schema.tasks)
         self.fields = make_fields(config, schema, dense=False)
-        self.first_order = FirstOrder(schema, min_count=config.min_count)
+        self.first_order = FirstOrder(schema, tables=config.tables)
         self.pairs = PairLogits(config.dim, num_tasks)
         self.bias = nn.Parameter(torch.zeros(num_tasks))
 
@@ -78,7 +78,7 @@ class FMTrunk(Trunk):
     def __init__(self, config: DeepConfig, *, schema: RankingSchema) -> None:
         super().__init__(config, schema=schema)
         self.fields = make_fields(config, schema, dense=False)
-        self.first_order = FirstOrder(schema, min_count=config.min_count)
+        self.first_order = FirstOrder(schema, tables=config.tables)
         self.layers = Perceptron(config.dim, config.hidden, config.dropout)
         self.width = self.layers.width
 

@@ -10,33 +10,22 @@ Shapes: B rows, M tasks.
 from __future__ import annotations
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from ensue.config import Config
 from ensue.data.ranking.batch import RankingBatch
 from ensue.data.ranking.schema import RankingSchema
-from ensue.models.ranking.base import RankingModel
+from ensue.models.ranking.base import RankingModel, TablesConfig
 from ensue.nn.field_embedding import FirstOrder
-
-
-class LRConfig(Config):
-    """What logistic regression reads.
-
-    min_count: a value that fewer training rows have is taken for unknown.
-    """
-
-    min_count: int = Field(default=1, ge=1)
 
 
 class LR(RankingModel):
     """b + the sum of the weights of a row's values; b and the weights start at 0."""
 
-    Config = LRConfig
+    Config = TablesConfig
 
-    def __init__(self, config: LRConfig, *, schema: RankingSchema) -> None:
+    def __init__(self, config: TablesConfig, *, schema: RankingSchema) -> None:
         super().__init__(config, schema=schema)
-        self.first_order = FirstOrder(schema, min_count=config.min_count)
+        self.first_order = FirstOrder(schema, tables=config.tables)
         self.bias = nn.Parameter(torch.zeros(len(schema.tasks)))
 
     def outputs(self, batch: RankingBatch) -> Tensor:

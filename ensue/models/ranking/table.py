@@ -39,7 +39,14 @@ class Ranker:
     space: Space = field(default_factory=dict)
 
 
-_DEFAULTS: dict[str, Any] = {"batch_size": 4096, "weight_decay": 0.0}
+# Tables of rankers are large: an optimizer that touches the rows of a batch alone.
+_DEFAULTS: dict[str, Any] = {
+    "batch_size": 4096,
+    "weight_decay": 0.0,
+    "optimizer": "lazy_adam",
+    "epochs": 10,
+    "patience": 2,
+}
 _RATES: Space = {"learning_rate": Range(1e-4, 1e-2, log=True)}
 _FIELDS_SPACE: Space = {
     **_RATES,

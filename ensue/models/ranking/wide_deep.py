@@ -28,7 +28,7 @@ class WideDeepTrunk(Trunk):
     def __init__(self, config: DeepConfig, *, schema: RankingSchema) -> None:
         super().__init__(config, schema=schema)
         self.deep = DNNTrunk(config, schema=schema)
-        self.wide = FirstOrder(schema, min_count=config.min_count)
+        self.wide = FirstOrder(schema, tables=config.tables)
         self.width = self.deep.width
 
     def forward(self, batch: RankingBatch) -> TrunkOutput:

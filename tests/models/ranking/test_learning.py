@@ -9,7 +9,7 @@ from torch import Tensor
 from ensue.config import make_config
 from ensue.data.ranking.batch import RankingBatch
 from ensue.data.ranking.schema import RankingColumn, RankingSchema, Task
-from ensue.losses.multitask import multitask_loss, task_losses
+from ensue.losses.multitask import task_losses
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.table import RANKERS, build_ranker
 
@@ -27,7 +27,7 @@ def train(
     for _ in range(steps):
         losses = task_losses(model(batch), batch.labels, batch.weights, kinds)
         optimizer.zero_grad(set_to_none=False)
-        multitask_loss(losses).backward()
+        losses.sum().backward()
         optimizer.step()
     return model
 
