@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ensue.data.dataset import Dataset
     from ensue.data.prepare import prepare
+    from ensue.data.ranking.dataset import RankingDataset
+    from ensue.data.ranking.prepare import prepare_ranking
     from ensue.data.sources import fetch
     from ensue.data.synthetic import SyntheticConfig, generate
     from ensue.errors import EnsueError
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
     from ensue.runs.distill import distill
     from ensue.runs.distill_classifier import distill_arrays, distill_classifier
     from ensue.runs.profile import Profile, profile
+    from ensue.runs.ranker import RankingRun, load_ranker
     from ensue.runs.run import Run, load
     from ensue.runs.stability import stability
     from ensue.runs.tradeoff import tradeoff
     from ensue.runs.train import train
+    from ensue.runs.train_ranker import train_ranker
     from ensue.runs.tune import tune
 
 __version__ = "0.1.0"
@@ -31,6 +35,8 @@ __all__ = [
     "Dataset",
     "EnsueError",
     "Profile",
+    "RankingDataset",
+    "RankingRun",
     "Run",
     "SyntheticConfig",
     "__version__",
@@ -42,11 +48,14 @@ __all__ = [
     "fetch",
     "generate",
     "load",
+    "load_ranker",
     "prepare",
+    "prepare_ranking",
     "profile",
     "stability",
     "tradeoff",
     "train",
+    "train_ranker",
     "tune",
 ]
 
@@ -54,6 +63,8 @@ _HOMES = {
     "Dataset": "ensue.data.dataset",
     "EnsueError": "ensue.errors",
     "Profile": "ensue.runs.profile",
+    "RankingDataset": "ensue.data.ranking.dataset",
+    "RankingRun": "ensue.runs.ranker",
     "Run": "ensue.runs.run",
     "SyntheticConfig": "ensue.data.synthetic",
     "compare": "ensue.evaluation.significance",
@@ -64,11 +75,14 @@ _HOMES = {
     "fetch": "ensue.data.sources",
     "generate": "ensue.data.synthetic",
     "load": "ensue.runs.run",
+    "load_ranker": "ensue.runs.ranker",
     "prepare": "ensue.data.prepare",
+    "prepare_ranking": "ensue.data.ranking.prepare",
     "profile": "ensue.runs.profile",
     "stability": "ensue.runs.stability",
     "tradeoff": "ensue.runs.tradeoff",
     "train": "ensue.runs.train",
+    "train_ranker": "ensue.runs.train_ranker",
     "tune": "ensue.runs.tune",
 }
 

@@ -15,6 +15,8 @@ SURFACE = [
     "Dataset",
     "EnsueError",
     "Profile",
+    "RankingDataset",
+    "RankingRun",
     "Run",
     "SyntheticConfig",
     "__version__",
@@ -26,11 +28,14 @@ SURFACE = [
     "fetch",
     "generate",
     "load",
+    "load_ranker",
     "prepare",
+    "prepare_ranking",
     "profile",
     "stability",
     "tradeoff",
     "train",
+    "train_ranker",
     "tune",
 ]
 

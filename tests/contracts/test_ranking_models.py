@@ -14,7 +14,7 @@ from ensue.config import make_config
 from ensue.losses.multitask import task_losses
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.table import RANKERS, build_ranker
-from ensue.training.loop import is_table
+from ensue.training.optimizers import is_table
 from tests.ranking_helpers import make_schema, random_batch, take
 
 SCHEMA = make_schema(tasks=("binary", "regression", "binary"))

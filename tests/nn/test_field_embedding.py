@@ -13,7 +13,7 @@ from ensue.errors import ConfigError, DataError
 from ensue.nn.field_embedding import FieldEmbedding, FirstOrder, TableChoice
 from ensue.nn.field_tables import StaticTable
 from ensue.nn.history_attention import HistoryAttention
-from ensue.training.loop import is_table
+from ensue.training.optimizers import is_table
 from tests.ranking_helpers import make_schema, random_batch, take
 
 SCHEMA = make_schema()

@@ -18,12 +18,16 @@ from ensue.models.ranking.base import RankingModel, TablesConfig
 from ensue.nn.field_embedding import FirstOrder
 
 
+class LRConfig(TablesConfig):
+    """What logistic regression reads."""
+
+
 class LR(RankingModel):
     """b + the sum of the weights of a row's values; b and the weights start at 0."""
 
-    Config = TablesConfig
+    Config = LRConfig
 
-    def __init__(self, config: TablesConfig, *, schema: RankingSchema) -> None:
+    def __init__(self, config: LRConfig, *, schema: RankingSchema) -> None:
         super().__init__(config, schema=schema)
         self.first_order = FirstOrder(schema, tables=config.tables)
         self.bias = nn.Parameter(torch.zeros(len(schema.tasks)))
