@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ensue.errors import UsageError
+
 
 def stability(
+    data: Annotated[
+        Path | None,
+        typer.Argument(help="Ranking dataset (ensue prepare --target); default: made data."),
+    ] = None,
+    *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the sweep.")],
     rules: Annotated[
         list[str] | None,
@@ -23,9 +31,21 @@ def stability(
         2.56
     ),
     seeds: Annotated[int, typer.Option(help="Trainings at each rate.")] = 3,
-    steps: Annotated[int, typer.Option(help="Of each training.")] = 300,
+    model: Annotated[
+        str | None, typer.Option(help="Of DATA: a ranking model; default shared_bottom.")
+    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Of DATA: settings of the model.")] = None,
+    model_settings: Annotated[
+        list[str] | None,
+        typer.Option("--model-set", help="Of DATA: NAME=VALUE of the model or the rows; repeat."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Of each training on made data; default 300.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Rows of each step.")] = 128,
-    width: Annotated[int, typer.Option(help="Of the 4 layers that the tasks share.")] = 128,
+    width: Annotated[
+        int | None, typer.Option(help="Of the 4 shared layers, on made data; default 128.")
+    ] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="NAME=VALUE, a setting of the trainings; repeat."),
@@ -47,14 +67,24 @@ def stability(
     """Train at larger and larger rates, and show which rules diverge and what is learned."""
     from ensue.cli.output import print_json, print_table, print_text
     from ensue.cli.trained import resumable
-    from ensue.config import parse_settings
+    from ensue.config import make_config, parse_settings
     from ensue.runs.stability import RULES, doubling, stability
+    from ensue.runs.stability_dataset import dataset_bench
     from ensue.runs.stability_stream import StreamBenchConfig, stream_bench
 
-    sizes = StreamBenchConfig(steps=steps, batch_size=batch_size, width=width)
+    of_data = {"--model": model, "--preset": preset, "--model-set": model_settings}
+    if data is None:
+        _refuse(of_data, "a dataset; give its folder, or leave it out")
+        sizes = {"steps": steps, "batch_size": batch_size, "width": width}
+        given = {name: value for name, value in sizes.items() if value is not None}
+        bench = stream_bench(make_config(StreamBenchConfig, given))
+    else:
+        _refuse({"--steps": steps, "--width": width}, "made data; leave it out")
+        own = {"batch_size": batch_size, **parse_settings(model_settings or [])}
+        bench = dataset_bench(data, model or "shared_bottom", preset=preset, settings=own)
     with resumable("The trainings so far are", output):
         found = stability(
-            stream_bench(sizes),
+            bench,
             out=output,
             rules=rules or RULES,
             rates=doubling(smallest, largest),
@@ -76,3 +106,10 @@ def stability(
     columns = ["rule", "largest rate", "without micro-divergence", "best AUC", "at rate"]
     print_table(columns, rows, title=f"{len(found.outcomes)} trainings")
     print_text(f"All of it is in {found.path / 'stability.html'} and stability.json beside it.")
+
+
+def _refuse(options: Mapping[str, object], of: str) -> None:
+    """Raise a UsageError for the first option that was given."""
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(f"{name} is for {of}.")

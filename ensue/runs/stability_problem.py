@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ensue.data.ranking.schema import Task
+from ensue.evaluation.ranking.metrics import auc
 from ensue.training.objective import MultitaskObjective
 
 # "auc" of each binary task and "rmse" of each other one; None where it is not a number.
@@ -51,22 +52,12 @@ def quality_of(
         is_known = ~np.isnan(labels[:, number])
         label, found = labels[is_known, number], predictions[is_known, number]
         if task.kind == "binary":
-            quality["auc"][task.name] = _finite(_auc(label > 0.5, found))
+            is_finite = bool(np.isfinite(found).all())
+            quality["auc"][task.name] = auc(label, found) if is_finite else None
         else:
             error = np.square(found.astype(np.float64) - label).mean() ** 0.5
             quality["rmse"][task.name] = _finite(float(error))
     return quality
-
-
-def _auc(label: NDArray[np.bool_], score: NDArray[np.float32]) -> float:
-    """Return the chance that a positive is above a negative; equal scores count one half."""
-    num_positive, num_negative = int(label.sum()), int((~label).sum())
-    if not num_positive or not num_negative or not np.isfinite(score).all():
-        return math.nan
-    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    above = ranks[label].sum() - num_positive * (num_positive + 1) / 2
-    return float(above / (num_positive * num_negative))
 
 
 def _finite(value: float) -> float | None:

@@ -151,22 +151,8 @@ def _train(
     training = settings.training
     with torch.random.fork_rng():
         torch.manual_seed(training.seed)
-        model = build_ranker(name, settings.model, dataset.schema, _count_values(dataset))
+        model, objective = make_ranker(name, settings, dataset, fit)
         model.to(pick_device(training.device))
-        shift, scale = _label_scales(dataset, fit)
-        model.start_at_(shift, scale)
-        weights = settings.stream.weights_of(dataset.schema)
-        reader = RankingReader(
-            dataset,
-            fit,
-            batch_size=training.batch_size,
-            window=settings.stream.window,
-            seed=training.seed,
-            as_ids=model.reads_ids,
-        )
-        # A squared error in units of the labels' deviation: no task counts more for its units.
-        weights = [weight / one**2 for weight, one in zip(weights, scale.tolist(), strict=True)]
-        objective = RankingObjective(reader, dataset.schema, weights, seed=training.seed)
         validate = _make_validate(dataset, fit)
         loop = TrainingLoop(
             model,
@@ -182,6 +168,28 @@ def _train(
         "epochs": progress.epoch - 1,
         "best_epoch": progress.best_epoch or progress.epoch - 1,
     }
+
+
+def make_ranker(
+    name: str, settings: RankingSettings, dataset: RankingDataset, fit: Fit
+) -> tuple[RankingModel, RankingObjective]:
+    """Return a new model, and its objective over the rows of a part; torch's generator decides."""
+    model = build_ranker(name, settings.model, dataset.schema, _count_values(dataset))
+    shift, scale = _label_scales(dataset, fit)
+    model.start_at_(shift, scale)
+    reader = RankingReader(
+        dataset,
+        fit,
+        batch_size=settings.training.batch_size,
+        window=settings.stream.window,
+        seed=settings.training.seed,
+        as_ids=model.reads_ids,
+    )
+    weights = settings.stream.weights_of(dataset.schema)
+    # A squared error in units of the labels' deviation: no task counts more for its units.
+    weights = [weight / one**2 for weight, one in zip(weights, scale.tolist(), strict=True)]
+    seed = settings.training.seed
+    return model, RankingObjective(reader, dataset.schema, weights, seed=seed)
 
 
 def _describe_dataset(dataset: RankingDataset) -> dict[str, Any]:

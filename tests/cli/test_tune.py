@@ -44,6 +44,7 @@ def test_one_json_object_and_a_command_that_gives_the_best_again(folder: Path) -
     assert trained["path"] == str(folder / "search-best")
 
 
+@pytest.mark.slow
 def test_text_for_people(folder: Path) -> None:
     result = call("tune", "markov", folder / "data", "-o", folder / "text", "--trials", 2)
     assert result.exit_code == 0

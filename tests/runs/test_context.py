@@ -56,6 +56,7 @@ def run(dataset: Dataset, folder: Path) -> Run:
     return load(folder / "moved")
 
 
+@pytest.mark.slow
 def test_context_finds_what_depends_on_it(run: Run, dataset: Dataset, folder: Path) -> None:
     without = train("m3", dataset, out=folder / "without", **SETTINGS)
     options: dict[str, Any] = {"ks": (GROUP_SIZE,), "exclude_seen": False, "num_resamples": 0}

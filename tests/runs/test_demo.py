@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 import ensue
 from ensue.runs.demo import run_demo
 
 
+@pytest.mark.slow
 def test_demo_on_a_file(tmp_path: Path) -> None:
     config = ensue.SyntheticConfig(
         num_users=120, num_items=60, num_interactions=2400, num_categories=4

@@ -75,6 +75,7 @@ def test_hard_is_training_on_the_labels_alone(
         torch.testing.assert_close(weights[name], expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_the_students_that_are_missing(
     teacher: Run, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -82,6 +82,7 @@ def colors(run: Run, items: list[str]) -> set[str]:
     return {color_of(int(item[1:])) for item in items}
 
 
+@pytest.mark.slow
 def test_learns_from_features(run: Run) -> None:
     assert [column.name for column in run.model.features.items] == ["color", "tags", "price"]
     assert [column.name for column in run.model.features.users] == ["country"]

@@ -101,6 +101,7 @@ def test_json(found: Profile) -> None:
     assert values["protocol"]["vectors"] == "truncated SVD of the log, 8 factors, unit length"
 
 
+@pytest.mark.slow
 def test_a_log_without_times_or_long_histories(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("1 5 6\n2 5 7\n3 6 5\n")
@@ -122,6 +123,7 @@ def test_a_log_without_times_or_long_histories(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_single_interaction(tmp_path: Path) -> None:
     found = profile(make_dataset(tmp_path / "data", [[1]]))
     assert found.to_dict()["dependence"]["total"]["value"] == [None]

@@ -208,6 +208,7 @@ def test_rules_name_rule_threshold_and_direction() -> None:
     assert parse_rule("clippy@delayed_adagrad")["clip_direction"] == "delayed_adagrad"
 
 
+@pytest.mark.slow
 def test_command_and_function_agree(tmp_path: Path) -> None:
     command = (
         *("stability", "-o", str(tmp_path / "cli"), "--rule", "clippy", "--rule", "lamb:0.1"),

@@ -21,6 +21,8 @@ from ensue.runs.predict import predict_table
 from ensue.runs.ranker import RankingRun, load_ranker
 from ensue.runs.ranker_report import write_ranking_report
 from ensue.runs.run import Run
+from ensue.runs.stability import stability
+from ensue.runs.stability_dataset import dataset_bench
 from ensue.runs.train_ranker import train_ranker
 from tests.runs.page import Page, assert_self_contained
 from tests.training.test_resume import assert_same_run, stop_after
@@ -282,3 +284,30 @@ def test_the_command_line(run: RankingRun, folder: Path, tmp_path: Path) -> None
     out = tmp_path / "scores.csv"
     assert call("predict", tmp_path / "run", folder / "rows.csv", "-o", out)["rows"] == NUM_ROWS
     assert Path(call("report", tmp_path / "run")["report"]).is_file()
+
+
+def test_stability_on_a_dataset(dataset: RankingDataset, tmp_path: Path) -> None:
+    arguments = [
+        "stability", str(dataset.path), "-o", str(tmp_path / "sweep"), "--rule", "none", "--rule",
+        "clippy", "--from", "0.05", "--to", "0.1", "--seeds", "1", "--batch-size", "64",
+        "--model-set", "hidden=[8]", "--json",
+    ]  # fmt: skip
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    bench = dataset_bench(dataset, settings={"batch_size": 64, "hidden": [8]})
+    rules, rates = ("none", "clippy"), (0.05, 0.1)
+    found = stability(bench, out=tmp_path / "again", rules=rules, rates=rates, seeds=(0,))
+    shown = json.loads(done.stdout.splitlines()[-1])
+    assert shown["rules"] == found.to_dict()["rules"]
+    assert {outcome.rule for outcome in found.outcomes} == set(rules)
+    assert all(outcome.quality["auc"]["click"] is not None for outcome in found.outcomes)
+
+
+def test_stability_options_of_the_other_kind(dataset: RankingDataset, tmp_path: Path) -> None:
+    for arguments, message in (
+        ([str(dataset.path), "--width", "8"], "--width is for made data"),
+        (["--model", "mmoe"], "--model is for a dataset"),
+    ):
+        done = CliRunner().invoke(app, ["stability", *arguments, "-o", str(tmp_path / "sweep")])
+        assert isinstance(done.exception, UsageError)
+        assert message in str(done.exception)

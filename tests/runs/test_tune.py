@@ -206,6 +206,7 @@ def test_an_existing_folder_is_replaced_only_when_asked(dataset: Dataset, tmp_pa
             search(dataset, tmp_path / "mine", trials=1, **{option: True})
 
 
+@pytest.mark.slow
 def test_bad_trials_are_given_up_early(dataset: Dataset, tmp_path: Path) -> None:
     ranges = {"learning_rate": Choice((0.05, 1e-9))}
     settings = {**FAST, "dim": 4, "epochs": 5, "patience": None}
@@ -221,6 +222,7 @@ def test_bad_trials_are_given_up_early(dataset: Dataset, tmp_path: Path) -> None
     assert {t.epochs for t in tuning.trials if t.state == "complete"} == {5}
 
 
+@pytest.mark.slow
 def test_a_loss_that_diverges_fails_the_trial_alone(dataset: Dataset, tmp_path: Path) -> None:
     ranges = {"learning_rate": Choice((0.05, 1e30))}
     settings = {**FAST, "dim": 4, "epochs": 6}

@@ -126,7 +126,9 @@ SCRIPT = """
 """
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT]
+)
 def test_resume_after_a_signal(dataset: Dataset, tmp_path: Path, kind: signal.Signals) -> None:
     """A real process, killed at a moment of its own, and continued."""
     expected = train("caser", dataset, out=tmp_path / "whole", **SETTINGS)

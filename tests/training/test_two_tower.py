@@ -203,6 +203,7 @@ def two_copies() -> FeatureTable:
     return FeatureTable(columns, (one, one, random))
 
 
+@pytest.mark.slow
 def test_copied_features_give_each_other_away_unless_they_are_masked_together() -> None:
     """The known answer of the method: random halves let a view show a copy of what it hides."""
     table = two_copies()

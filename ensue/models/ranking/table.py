@@ -21,7 +21,6 @@ from ensue.models.ranking.mmoe import MMoE
 from ensue.models.ranking.ple import PLE
 from ensue.models.ranking.shared_bottom import SharedBottom
 from ensue.models.ranking.wide_deep import WideDeep
-from ensue.models.space import Choice, Range, Space
 
 
 @dataclass(frozen=True)
@@ -30,13 +29,11 @@ class Ranker:
 
     presets: named groups of settings.
     defaults: where they differ from those of the configs.
-    space: what a search tries, by setting.
     """
 
     model: type[RankingModel]
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
-    space: Space = field(default_factory=dict)
 
 
 # Tables of rankers are large: an optimizer that touches the rows of a batch alone.
@@ -47,41 +44,17 @@ _DEFAULTS: dict[str, Any] = {
     "epochs": 10,
     "patience": 2,
 }
-_RATES: Space = {"learning_rate": Range(1e-4, 1e-2, log=True)}
-_FIELDS_SPACE: Space = {
-    **_RATES,
-    "dim": Range(4, 64, log=True),
-    "weight_decay": Range(1e-8, 1e-4, log=True),
-}
-_DEEP_SPACE: Space = {**_FIELDS_SPACE, "dropout": Range(0.0, 0.5)}
-_TRUNK_SPACE: Space = {
-    **_DEEP_SPACE,
-    "trunk": Choice(("dnn", "fm", "wide_deep", "deepfm", "dcn_v2", "dlrm")),
-}
-
 RANKERS: dict[str, Ranker] = {
-    "lr": Ranker(
-        LR,
-        defaults={**_DEFAULTS, "learning_rate": 0.01},
-        space={
-            "learning_rate": Range(1e-3, 1e-1, log=True),
-            "weight_decay": Range(1e-8, 1e-4, log=True),
-        },
-    ),
-    "fm": Ranker(FM, defaults=_DEFAULTS, space=_FIELDS_SPACE),
-    "wide_deep": Ranker(WideDeep, defaults=_DEFAULTS, space=_DEEP_SPACE),
-    "deepfm": Ranker(DeepFM, defaults=_DEFAULTS, space=_DEEP_SPACE),
+    "lr": Ranker(LR, defaults={**_DEFAULTS, "learning_rate": 0.01}),
+    "fm": Ranker(FM, defaults=_DEFAULTS),
+    "wide_deep": Ranker(WideDeep, defaults=_DEFAULTS),
+    "deepfm": Ranker(DeepFM, defaults=_DEFAULTS),
     "dcn_v2": Ranker(
         DCNv2,
         presets={"full": {}, "mixture": {"cross_rank": 64, "cross_experts": 4}},
         defaults=_DEFAULTS,
-        space={
-            **_DEEP_SPACE,
-            "num_crosses": Range(1, 4),
-            "structure": Choice(("stacked", "parallel")),
-        },
     ),
-    "dlrm": Ranker(DLRM, defaults=_DEFAULTS, space=_DEEP_SPACE),
+    "dlrm": Ranker(DLRM, defaults=_DEFAULTS),
     "shared_bottom": Ranker(
         SharedBottom,
         # The models of Tang et al., KDD 2023, but for the inputs, which are not public.
@@ -96,21 +69,9 @@ RANKERS: dict[str, Ranker] = {
             },
         },
         defaults=_DEFAULTS,
-        space=_TRUNK_SPACE,
     ),
-    "mmoe": Ranker(
-        MMoE, defaults=_DEFAULTS, space={**_TRUNK_SPACE, "num_experts": Range(2, 16, log=True)}
-    ),
-    "ple": Ranker(
-        PLE,
-        defaults=_DEFAULTS,
-        space={
-            **_TRUNK_SPACE,
-            "num_levels": Range(1, 3),
-            "task_experts": Range(1, 4),
-            "shared_experts": Range(0, 4),
-        },
-    ),
+    "mmoe": Ranker(MMoE, defaults=_DEFAULTS),
+    "ple": Ranker(PLE, defaults=_DEFAULTS),
 }
 
 

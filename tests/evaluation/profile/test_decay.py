@@ -45,6 +45,7 @@ def long_memory() -> Decay:
     return decay_of(stationary(fractional(0.4, 60), num_users=4000, dim=32, rng=rng))
 
 
+@pytest.mark.slow
 def test_slope_of_a_fractional_process(long_memory: Decay) -> None:
     assert long_memory.slope is not None
     value, (low, high) = long_memory.slope
@@ -64,6 +65,7 @@ def test_exponent_above_the_floor_of_a_fractional_process(long_memory: Decay) ->
     assert long_memory.preferred == "power"
 
 
+@pytest.mark.slow
 def test_lasting_taste_flattens_the_slope_but_not_the_exponent() -> None:
     rng = np.random.default_rng(1)
     values = stationary(fractional(0.4, 60), num_users=4000, dim=32, rng=rng, between=1.0)
@@ -75,6 +77,7 @@ def test_lasting_taste_flattens_the_slope_but_not_the_exponent() -> None:
     assert found.preferred == "power"
 
 
+@pytest.mark.slow
 def test_histories_of_different_lengths() -> None:
     """The correction follows each history's own length."""
     rng = np.random.default_rng(2)

@@ -10,7 +10,6 @@ from ensue.data.ranking.schema import RankingSchema
 from ensue.errors import ConfigError, DataError, UsageError
 from ensue.models.ranking.table import RANKERS, build_ranker, get_ranker, get_ranker_preset
 from ensue.models.ranking.trunks import TRUNKS, make_trunk
-from ensue.models.space import Range
 from ensue.training.config import TrainingConfig
 from tests.ranking_helpers import make_schema, random_batch
 
@@ -32,16 +31,6 @@ def test_presets_are_settings(name: str, preset: str | None) -> None:
     model, training = split(name, get_ranker_preset(name, preset))
     make_config(RANKERS[name].model.Config, model)
     make_config(TrainingConfig, training)
-
-
-@pytest.mark.parametrize("name", RANKERS)
-def test_both_ends_of_the_space_are_allowed(name: str) -> None:
-    for key, space in RANKERS[name].space.items():
-        values = (space.low, space.high) if isinstance(space, Range) else space.values
-        for value in values:
-            model, training = split(name, {key: value})
-            make_config(RANKERS[name].model.Config, model)
-            make_config(TrainingConfig, training)
 
 
 def test_the_presets_of_clippy_have_the_widths_of_the_paper() -> None:
