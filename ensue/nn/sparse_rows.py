@@ -1,11 +1,11 @@
 """Table look-ups whose gradient holds the looked-up rows alone: a step reads no other row.
 
-`table.grad` is a sparse tensor (by coordinates, uncoalesced): the rows in the order of the look-ups, repeated
-ones too, with the gradient of each. Later look-ups and backward passes are appended. The optimizers
-of `ensue.optim` sum what belongs to the same row before they square it, and touch those rows alone;
-`zero_grad(set_to_none=False)` empties it. Where a table also gets a dense gradient, the sum of both
-is dense: the same numbers, with passes over the whole table. As in `nn.embedding` the gradient goes
-to the leaf directly, and `torch.autograd.grad` does not see it.
+`table.grad` is a sparse tensor (by coordinates, uncoalesced): the rows in the order of the look-
+ups, repeated ones too, with the gradient of each. Later look-ups and backward passes are appended.
+The optimizers of `ensue.optim` sum what belongs to the same row before they square it, and touch
+those rows alone; `zero_grad(set_to_none=False)` empties it. Where a table also gets a dense
+gradient, the sum of both is dense: the same numbers, with passes over the whole table. As in
+`nn.embedding` the gradient goes to the leaf directly, and `torch.autograd.grad` does not see it.
 Shapes: V table rows, D width, B bags, S look-ups, R distinct rows of them.
 """
 
