@@ -59,3 +59,17 @@ def open_output(
         note(f"{out} holds no {work} to resume; starting from the beginning.")
     write_json(file, identity)
     return False
+
+
+def open_training(out: Path, identity: Mapping[str, Any], *, resume: bool, overwrite: bool) -> bool:
+    """Make the folder of a run ready, and return whether there is a training to continue.
+
+    Raises:
+        UsageError: as in `open_output`, or the training is finished.
+    """
+    is_resumed = open_output(
+        out, "settings.json", identity, work="training", resume=resume, overwrite=overwrite
+    )
+    if is_resumed and (out / "run.json").is_file():
+        raise UsageError(f"a training is resumed when it is unfinished; {out} is finished.")
+    return is_resumed

@@ -26,14 +26,14 @@ from ensue.config import make_config
 from ensue.data.ranking.dataset import RankingDataset
 from ensue.data.ranking.encoder import RankingEncoder
 from ensue.data.ranking.schema import RankingSchema
-from ensue.errors import RunError, UsageError
+from ensue.errors import UsageError
 from ensue.evaluation.ranking.evaluator import RankingProtocol, evaluate_ranking
 from ensue.evaluation.ranking.result import RankingEvaluation
 from ensue.files import write_json
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.table import build_ranker, get_ranker
 from ensue.runs.stored import FORMAT, StoredRun
-from ensue.training.checkpoints import load_tensors, save_tensors
+from ensue.training.checkpoints import save_tensors
 
 KIND = "ranking run"
 PREDICT_ROWS = 4096  # scored at a time
@@ -55,15 +55,7 @@ class RankingRun(StoredRun):
         name = self.info["model"]
         config = make_config(get_ranker(name).model.Config, self.info["config"])
         model = build_ranker(name, config, self.schema)
-        weights, _ = load_tensors(self.path / "model.safetensors")
-        try:
-            model.load_state_dict(weights, assign=True)
-        except RuntimeError as error:
-            raise RunError(
-                f"{self.path / 'model.safetensors'} must hold the weights of the model that "
-                f"run.json describes; it does not: {str(error).splitlines()[-1].strip()}"
-            ) from None
-        return model.eval().requires_grad_(requires_grad=False)
+        return self.fill_(model)
 
     @cached_property
     def encoder(self) -> RankingEncoder:
@@ -111,11 +103,7 @@ class RankingRun(StoredRun):
             UsageError: the dataset is another one, or the run was trained on the split.
         """
         dataset = self.open_dataset(data)
-        if split == "validation" and self.info["fit"] == "train+validation":
-            raise UsageError(
-                f"a run is evaluated on data it was not trained on; {self.path} was trained on "
-                "train+validation. Use split test."
-            )
+        self.check_split(split)
         group = None if dataset.info.group is None else dataset.groups
         protocol = RankingProtocol(**{"group": group, **options}, as_ids=self.model.reads_ids)
         stored = self.info["dataset"]

@@ -36,7 +36,7 @@ from ensue.data.dataset import Dataset
 from ensue.data.feature_schema import FeatureSchema
 from ensue.data.histories import Histories
 from ensue.data.ids import IdMap
-from ensue.errors import RunError, UsageError
+from ensue.errors import RunError
 from ensue.evaluation.evaluator import evaluate
 from ensue.evaluation.result import Evaluation
 from ensue.files import atomic_file, write_json
@@ -48,7 +48,7 @@ from ensue.runs.features import add_items, encode_features, save_encoders, simil
 from ensue.runs.follow import Follower
 from ensue.runs.recommend import Recommendation, Recommender
 from ensue.runs.stored import FORMAT, StoredRun
-from ensue.training.checkpoints import load_tensors, save_tensors
+from ensue.training.checkpoints import save_tensors
 
 
 class Run(StoredRun):
@@ -73,15 +73,7 @@ class Run(StoredRun):
             context=ContextSchema.from_dict(self.info.get("context", {})),
             features=FeatureSchema.from_dict(self.info.get("features", {})),
         )
-        weights, _ = load_tensors(self.path / "model.safetensors")
-        try:
-            model.load_state_dict(weights, assign=True)
-        except RuntimeError as error:
-            raise RunError(
-                f"{self.path / 'model.safetensors'} must hold the weights of the model that "
-                f"run.json describes; it does not: {str(error).splitlines()[-1].strip()}"
-            ) from None
-        return model.eval().requires_grad_(requires_grad=False)
+        return self.fill_(model)
 
     @cached_property
     def item_table(self) -> pl.DataFrame:
@@ -261,11 +253,7 @@ class Run(StoredRun):
             UsageError: the dataset is another one, or the run was trained on the split.
         """
         dataset = self.open_dataset(data)
-        if split == "validation" and self.info["fit"] == "train+validation":
-            raise UsageError(
-                f"a run is evaluated on data it was not trained on; {self.path} was trained on "
-                "train+validation. Use split test."
-            )
+        self.check_split(split)
         evaluation = evaluate(self.model, dataset, split=split, **options)
         evaluation.save(self.path / "evaluation", split)
         return evaluation

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+from torch import nn
 
 from ensue.errors import RunError, UsageError
+from ensue.training.checkpoints import load_tensors
 from ensue.training.log import read_log
 
 FORMAT = 1
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 class StoredRun:
@@ -27,6 +31,36 @@ class StoredRun:
             raise UsageError(
                 f"{self.path} holds a {found}, and a {self.kind} is asked for. "
                 f"Open it with {_DOORS[found]}."
+            )
+
+    def fill_(self, model: ModelT) -> ModelT:
+        """Give a new model the weights of the run, and return it, in evaluation mode.
+
+        Raises:
+            RunError: they are those of another model.
+        """
+        file = self.path / "model.safetensors"
+        weights, _ = load_tensors(file)
+        try:
+            model.load_state_dict(weights, assign=True)
+        except RuntimeError as error:
+            raise RunError(
+                f"{file} must hold the weights of the model that run.json describes; it does not: "
+                f"{str(error).splitlines()[-1].strip()}"
+            ) from None
+        model.eval().requires_grad_(requires_grad=False)
+        return model
+
+    def check_split(self, split: str) -> None:
+        """Check that the run was not trained on a part.
+
+        Raises:
+            UsageError: it was.
+        """
+        if split == "validation" and self.info["fit"] == "train+validation":
+            raise UsageError(
+                f"a run is evaluated on data it was not trained on; {self.path} was trained on "
+                "train+validation. Use split test."
             )
 
     def log(self) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,8 +21,8 @@ from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.retrieval.two_tower_config import TowerConfig
 from ensue.models.sequence import ContextConfig
 from ensue.models.table import build_model, get_method, get_preset
-from ensue.runs.environment import hardware, versions
-from ensue.runs.output import open_output
+from ensue.runs.environment import describe_making
+from ensue.runs.output import open_training
 from ensue.runs.run import Run, save_run
 from ensue.training.config import TrainingConfig
 from ensue.training.loop import OnValidation, TrainingLoop, Validate, pick_device
@@ -113,16 +112,8 @@ def train_with(
         "training": training.model_dump() if training else None,
         **(extra or {}),
     }
-    is_resumed = open_output(
-        out,
-        "settings.json",
-        {**chosen, "dataset": dataset.info.hash},
-        work="training",
-        resume=resume,
-        overwrite=overwrite,
-    )
-    if is_resumed and (out / "run.json").is_file():
-        raise UsageError(f"a training is resumed when it is unfinished; {out} is finished.")
+    identity = {**chosen, "dataset": dataset.info.hash}
+    is_resumed = open_training(out, identity, resume=resume, overwrite=overwrite)
     started = time.perf_counter()
     if training is None:
         trained, facts = _fit(make_model, dataset, fit)
@@ -135,11 +126,8 @@ def train_with(
         "preset": preset,
         "dataset": _describe_dataset(dataset),
         "seed": training.seed if training else None,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "seconds": time.perf_counter() - started,
         "num_parameters": sum(tensor.numel() for tensor in trained.state_dict().values()),
-        "versions": versions(),
-        "hardware": hardware(),
+        **describe_making(started),
         **facts,
         **(examine(trained) if examine else {}),
     }

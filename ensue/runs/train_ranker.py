@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -20,8 +19,8 @@ from ensue.errors import ConfigError, UsageError, did_you_mean
 from ensue.evaluation.ranking.evaluator import RankingProtocol, evaluate_ranking
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.table import build_ranker, get_ranker, get_ranker_preset
-from ensue.runs.environment import hardware, versions
-from ensue.runs.output import open_output
+from ensue.runs.environment import describe_making
+from ensue.runs.output import open_training
 from ensue.runs.ranker import KIND, RankingRun, save_ranking_run
 from ensue.training.config import TrainingConfig
 from ensue.training.loop import OnValidation, TrainingLoop, Validate, pick_device
@@ -82,16 +81,8 @@ def train_ranker(
         "fit": fit,
         **{name: one.model_dump(mode="json") for name, one in _named(chosen).items()},
     }
-    is_resumed = open_output(
-        out,
-        "settings.json",
-        {**described, "dataset": dataset.info.hash},
-        work="training",
-        resume=resume,
-        overwrite=overwrite,
-    )
-    if is_resumed and (out / "run.json").is_file():
-        raise UsageError(f"a training is resumed when it is unfinished; {out} is finished.")
+    identity = {**described, "dataset": dataset.info.hash}
+    is_resumed = open_training(out, identity, resume=resume, overwrite=overwrite)
     started = time.perf_counter()
     trained, facts = _train(model, chosen, dataset, fit, out, on_validation, resume=is_resumed)
     info = {
@@ -100,11 +91,8 @@ def train_ranker(
         "preset": preset,
         "dataset": _describe_dataset(dataset),
         "seed": chosen.training.seed,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "seconds": time.perf_counter() - started,
         "num_parameters": trained.num_parameters(),
-        "versions": versions(),
-        "hardware": hardware(),
+        **describe_making(started),
         **facts,
     }
     return save_ranking_run(out, trained, dataset, info)
