@@ -36,7 +36,8 @@ def build_ranking_report(
     """
     dataset = info["dataset"]
     title = f"{info['model']} on {dataset['name']}"
-    facts = [f"{count:,} rows of {part}" for part, count in dataset["counts"].items()]
+    counts = {part: count for part, count in dataset["counts"].items() if part != "rows"}
+    facts = [f"{count:,} rows of {part}" for part, count in counts.items()]
     facts.append(f"made {str(info['created'])[:16].replace('T', ' ')} UTC")
     split = "test" if "test" in evaluations else next(iter(evaluations), "")
     found = evaluations.get(split)
