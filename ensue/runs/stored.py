@@ -29,8 +29,7 @@ class StoredRun:
         self.info = read_info(self.path)
         if (found := kind_of(self.info)) != self.kind:
             raise UsageError(
-                f"{self.path} holds a {found}, and a {self.kind} is asked for. "
-                f"Open it with {_DOORS[found]}."
+                f"a {self.kind} is needed; {self.path} holds a {found}. Use {_DOORS[found]}."
             )
 
     def fill_(self, model: ModelT) -> ModelT:
@@ -100,7 +99,10 @@ class StoredRun:
             )
 
 
-_DOORS = {"run": "ensue.load", "ranking run": "ensue.load_ranker"}
+_DOORS = {
+    "run": "ensue recommend (ensue.load)",
+    "ranking run": "ensue predict (ensue.load_ranker)",
+}
 
 
 def kind_of(info: dict[str, Any]) -> str:

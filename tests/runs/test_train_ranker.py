@@ -219,7 +219,7 @@ def test_wrong_use_is_one_sentence(
 
 
 def test_runs_of_other_kinds_are_told_apart(run: RankingRun, dataset: RankingDataset) -> None:
-    with pytest.raises(UsageError, match=r"holds a ranking run.*ensue\.load_ranker"):
+    with pytest.raises(UsageError, match=r"holds a ranking run\. Use ensue predict"):
         Run(run.path)
 
 
