@@ -82,9 +82,17 @@ def train_ranker(
         **{name: one.model_dump(mode="json") for name, one in _named(chosen).items()},
     }
     identity = {**described, "dataset": dataset.info.hash}
-    is_resumed = open_training(out, identity, resume=resume, overwrite=overwrite)
     started = time.perf_counter()
-    trained, facts = _train(model, chosen, dataset, fit, out, on_validation, resume=is_resumed)
+    with torch.random.fork_rng():
+        torch.manual_seed(chosen.training.seed)
+        # First the model: settings that do not fit the data leave no folder behind.
+        trained, objective = make_ranker(model, chosen, dataset, fit)
+        trained.to(pick_device(chosen.training.device))
+        is_resumed = open_training(out, identity, resume=resume, overwrite=overwrite)
+        facts = _run_loop(
+            trained, objective, chosen.training, dataset, fit, out, on_validation, is_resumed
+        )
+    trained.cpu()
     info = {
         **described,
         "schema": dataset.schema.to_dict(),
@@ -125,33 +133,28 @@ def _named(settings: RankingSettings) -> dict[str, Config]:
     return {"config": settings.model, "stream": settings.stream, "training": settings.training}
 
 
-def _train(
-    name: str,
-    settings: RankingSettings,
+def _run_loop(
+    model: RankingModel,
+    objective: RankingObjective,
+    training: TrainingConfig,
     dataset: RankingDataset,
     fit: Fit,
     out: Path,
     on_validation: OnValidation | None,
-    *,
     resume: bool,
-) -> tuple[RankingModel, dict[str, Any]]:
-    """Return the trained model, and what to say of it."""
-    training = settings.training
-    with torch.random.fork_rng():
-        torch.manual_seed(training.seed)
-        model, objective = make_ranker(name, settings, dataset, fit)
-        model.to(pick_device(training.device))
-        validate = _make_validate(dataset, fit)
-        loop = TrainingLoop(
-            model,
-            objective,
-            training,
-            directory=out,
-            validate=validate,
-            on_validation=on_validation,
-        )
-        progress = loop.run(resume=resume)
-    return model.cpu(), {
+) -> dict[str, Any]:
+    """Train the model, and return what to say of it."""
+    validate = _make_validate(dataset, fit)
+    loop = TrainingLoop(
+        model,
+        objective,
+        training,
+        directory=out,
+        validate=validate,
+        on_validation=on_validation,
+    )
+    progress = loop.run(resume=resume)
+    return {
         "metrics": {"validation": progress.best_metrics} if validate else {},
         "epochs": progress.epoch - 1,
         "best_epoch": progress.best_epoch or progress.epoch - 1,

@@ -201,7 +201,6 @@ def without_hidden(settings: dict[str, Any]) -> dict[str, Any]:
         ({"preset": "huge"}, UsageError, "no preset 'huge'"),
         ({"task_weights": {"clic": 2.0}}, ConfigError, "'clic' is none. Did you mean 'click'"),
         ({"growth": {}, "min_count": 2}, ConfigError, "growth.admission.min_count"),
-        ({"metric": "map"}, ConfigError, "metric must be one of"),
     ],
 )
 def test_wrong_use_is_one_sentence(
@@ -216,6 +215,12 @@ def test_wrong_use_is_one_sentence(
         train_ranker(data=dataset, out=tmp_path / "run", **settings)
     assert message in str(found.value)
     assert "\n" not in str(found.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_is_not_measured(dataset: RankingDataset, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="metric must be one of"):
+        train_ranker("lr", dataset, out=tmp_path / "run", metric="map", epochs=1)
 
 
 def test_runs_of_other_kinds_are_told_apart(run: RankingRun, dataset: RankingDataset) -> None:
