@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml
 	  { echo "Ensue needs Python 3.10 to 3.13; pass one with PYTHON=python3.12" >&2; exit 1; }
 	@echo "Installing Ensue and its tools in .venv; the first time takes a few minutes."
 	@test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e ".[dev]"
 	@touch $@
 
 demo: $(INSTALLED)

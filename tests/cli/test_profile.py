@@ -22,6 +22,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_dataset(path, ring_histories(60, 12)).path
 
 
+@pytest.mark.slow
 def test_tables_for_people(data: Path) -> None:
     result = CliRunner().invoke(app, ["profile", str(data), *FAST], catch_exceptions=False)
     assert result.exit_code == 0
@@ -49,6 +50,7 @@ def test_json(data: Path, tmp_path: Path) -> None:
     assert "<svg" in out.read_text()
 
 
+@pytest.mark.slow
 def test_vectors_of_a_run(data: Path, tmp_path: Path) -> None:
     run = ensue.train("bpr", data, out=tmp_path / "bpr", dim=5, epochs=1)
     arguments = ["profile", str(data), "--embedding", str(run.path), "--json"]

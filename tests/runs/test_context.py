@@ -66,6 +66,7 @@ def test_context_finds_what_depends_on_it(run: Run, dataset: Dataset, folder: Pa
     assert blind < found - 0.1
 
 
+@pytest.mark.slow
 def test_gates_differ_by_page(run: Run) -> None:
     histories = run.recommender.histories
     measured = measure_context_gates(run.model, histories, run.model.context, run.context_values)
@@ -323,6 +324,7 @@ def test_training_does_not_see_the_test_part(dataset: Dataset, tmp_path: Path) -
         assert float(other[f"{side}_features.mean"][0]) > 1e4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("crop", ["last", "random"])
 def test_resume_with_context(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crop: str

@@ -291,6 +291,7 @@ def test_the_command_line(run: RankingRun, folder: Path, tmp_path: Path) -> None
     assert Path(call("report", tmp_path / "run")["report"]).is_file()
 
 
+@pytest.mark.slow
 def test_stability_on_a_dataset(dataset: RankingDataset, tmp_path: Path) -> None:
     arguments = [
         "stability", str(dataset.path), "-o", str(tmp_path / "sweep"), "--rule", "none", "--rule",

@@ -63,6 +63,7 @@ def outcome(tuning: Tuning) -> list[Trial]:
     return [replace(trial, seconds=0.0, number=0) for trial in ended]
 
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_search(dataset: Dataset, tmp_path: Path, found: Tuning) -> None:
     assert outcome(search(dataset, tmp_path / "again", trials=3)) == outcome(found)
     other = search(dataset, tmp_path / "other", trials=3, seed=1)

@@ -37,7 +37,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return make_dataset(path, [h.tolist() for h in histories], split="ratio", num_items=30)
 
 
-@pytest.fixture(scope="module", params=OF_MODEL)
+@pytest.fixture(
+    scope="module", params=["caser", "bpr", pytest.param("sasrec", marks=pytest.mark.slow)]
+)
 def undisturbed(
     request: pytest.FixtureRequest, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
@@ -126,9 +128,8 @@ SCRIPT = """
 """
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
 def test_resume_after_a_signal(dataset: Dataset, tmp_path: Path, kind: signal.Signals) -> None:
     """A real process, killed at a moment of its own, and continued."""
     expected = train("caser", dataset, out=tmp_path / "whole", **SETTINGS)
