@@ -340,6 +340,7 @@ def test_resume_with_context(
     assert_same_run(run, expected)
 
 
+@pytest.mark.slow
 def test_the_report_shows_gates_by_page(run: Run) -> None:
     texts = Page(write_report(run).read_text()).texts
     for text in (

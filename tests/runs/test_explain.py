@@ -114,6 +114,7 @@ def test_wrong_use_is_one_sentence(teacher: Run, dataset: Dataset, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_diagnostics_of_a_student_and_its_report(
     teacher: Run, dataset: Dataset, tmp_path: Path
 ) -> None:

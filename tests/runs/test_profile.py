@@ -228,6 +228,7 @@ def test_the_sentences_name_the_decay(
     assert fitted.to_dict()["dependence"]["decay"]["power"]["interval"] == [0.3, 0.5]
 
 
+@pytest.mark.slow
 def test_the_page_draws_what_was_fitted(found: Profile) -> None:
     texts = Page(build_profile_page(with_fits(found, power_is_better_in=1.0))).texts
     for label in ("Dep_L less the floor", "power, L^-0.40", "exponential, 1/e in 7.2"):
@@ -285,6 +286,7 @@ def test_the_same_profile_is_the_same_bytes(found: Profile, html: str) -> None:
     assert build_profile_page(found) == html
 
 
+@pytest.mark.slow
 def test_the_page_of_a_random_order_has_no_fit(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     lists = rng.integers(1, 20, size=(150, 15)).tolist()
@@ -312,6 +314,7 @@ def test_ties_are_told(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_write_profile(found: Profile, data: Dataset, tmp_path: Path, html: str) -> None:
     assert write_profile(found) == data.path / "profile.html"
     assert (data.path / "profile.html").read_text(encoding="utf-8") == html

@@ -165,6 +165,7 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(
     assert list(out.glob("trial-*")) == []
 
 
+@pytest.mark.slow
 def test_a_finished_search_is_extended(dataset: Dataset, tmp_path: Path, found: Tuning) -> None:
     out = tmp_path / "tune"
     search(dataset, out, trials=2)
@@ -251,6 +252,7 @@ def test_a_search_in_which_all_fails_says_why(dataset: Dataset, tmp_path: Path) 
     assert info["best"] is None
 
 
+@pytest.mark.slow
 def test_a_model_computed_in_one_go(dataset: Dataset, tmp_path: Path) -> None:
     tuning = tune(
         "markov", dataset, out=tmp_path / "tune", trials=12, settings={"metric": "ndcg@10"}

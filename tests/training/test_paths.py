@@ -90,6 +90,7 @@ def test_the_log_tells_of_paths(tmp_path):
         assert 0 < facts["num_paths"] <= 16
 
 
+@pytest.mark.slow
 def test_the_path_loss_falls_below_that_of_paths_that_never_change(tmp_path):
     """What the assignment is for: random paths say less of an item than assigned ones."""
     losses = {}

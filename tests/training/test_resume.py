@@ -96,6 +96,7 @@ def test_resume_inside_an_epoch(
     assert_same_run(run, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "others"),
     [
