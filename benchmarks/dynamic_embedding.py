@@ -1,6 +1,7 @@
 """A growing table beside a static one, and how fast and how large it grows.
 
     python -m benchmarks.dynamic_embedding [--rows 10000000] [--ids 50000000] [--rounds 15]
+    python -m benchmarks.dynamic_embedding --dims     growth and losses alone
 
 Steps: look-ups of 4096 x 26 ids, the backward pass and Adagrad, on a table in which all `rows` ids
 are live, beside `nn.EmbeddingBag(sparse=True)` with as many dense ids and `torch.optim.Adagrad` on
@@ -57,7 +58,8 @@ def main() -> int:
     rows += compare_losses()
     print(to_table(rows))
     config = {**vars(arguments), "threads": torch.get_num_threads()}
-    print(write_report("dynamic_embedding", config, rows))
+    name = "dynamic_embedding" if arguments.dims else "dynamic_embedding_growth"
+    print(write_report(name, config, rows))
     return 0
 
 

@@ -59,16 +59,8 @@ def open_inputs(
         DataError: a file cannot be used, or files differ in their columns.
         UsageError: a split that does not exist has files, or train has none.
     """
-    by_part = inputs if isinstance(inputs, Mapping) else {"train": inputs}
-    for part in by_part:
-        if part not in PARTS:
-            raise UsageError(f"input files are for {', '.join(PARTS)}; got {part!r}.")
     opened = []
-    for number, part in enumerate(PARTS):
-        paths = by_part.get(part, [])
-        paths = [paths] if isinstance(paths, str | Path) else paths
-        if not paths and part == "train":
-            raise UsageError("at least one input file is needed for training; none is given.")
+    for number, paths in paths_by_part(inputs):
         for table in open_tables(paths, format=format, delimiter=delimiter):
             opened.append(Input(table, _choose(table, choice), number))
     first = opened[0]
@@ -89,6 +81,25 @@ def open_inputs(
         replace(one, roles=_with_types(one.roles, text, left_out), left_out=left_out)
         for one in opened
     ]
+
+
+def paths_by_part(
+    inputs: PathOrPaths | Mapping[str, PathOrPaths],
+) -> list[tuple[int, Sequence[str | Path]]]:
+    """Return the number of each part, and the paths of its files; one input is for training.
+
+    Raises:
+        UsageError: a part that does not exist has files, or train has none.
+    """
+    by_part = inputs if isinstance(inputs, Mapping) else {"train": inputs}
+    for part in by_part:
+        if part not in PARTS:
+            raise UsageError(f"input files are for {', '.join(PARTS)}; got {part!r}.")
+    given = [by_part.get(part, []) for part in PARTS]
+    listed = [[paths] if isinstance(paths, str | Path) else paths for paths in given]
+    if not listed[0]:
+        raise UsageError("at least one input file is needed for training; none is given.")
+    return list(enumerate(listed))
 
 
 def describe_inputs(inputs: Sequence[Input]) -> str:

@@ -1,4 +1,4 @@
-"""The evaluation of a ranking model as sections of a page, or as one HTML file of its own."""
+"""The evaluation of a ranking model as sections of a page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from ensue.evaluation.ranking.summary import METRICS
 from ensue.runs.page import (
     Mean,
     Tile,
-    build_page,
     details,
-    header,
     notes,
     plots,
     section,
-    settings_table,
     table,
 )
 from ensue.runs.plots import Line, draw_lines
@@ -34,27 +31,6 @@ NAMES = {
     "calibration_error": "calibration error",
 }
 _MAIN = {"binary": "auc", "regression": "rmse"}
-
-
-def build_ranking_html(found: Mapping[str, Any], *, title: str) -> str:
-    """Return the page as HTML text.
-
-    Args:
-        found: `RankingEvaluation.to_dict()`.
-
-    Raises:
-        ExtraError: matplotlib is not installed.
-    """
-    facts = [f"{found['protocol']['rows']:,} rows", f"{len(found['tasks'])} tasks"]
-    protocol = details("protocol", settings_table(found["protocol"]))
-    return build_page(
-        title,
-        [
-            header(title, facts, task_tiles(found)),
-            *ranking_sections(found),
-            section("Protocol", protocol),
-        ],
-    )
 
 
 def task_tiles(found: Mapping[str, Any]) -> list[Tile]:

@@ -3,21 +3,25 @@ from __future__ import annotations
 import pytest
 
 from ensue.evaluation.ranking.evaluator import RankingProtocol, evaluate_ranking
-from ensue.runs.ranking_page import build_ranking_html, ranking_sections
+from ensue.runs.page import build_page, header
+from ensue.runs.ranking_page import ranking_sections, task_tiles
 from tests.evaluation.ranking.data import Rows, known
 from tests.runs.page import Page, assert_self_contained
+
+
+def page_of(found, title):
+    return build_page(title, [header(title, [], task_tiles(found)), *ranking_sections(found)])
 
 
 def test_the_page_shows_tasks_curves_calibration_and_slices():
     protocol = RankingProtocol(group="user", popularity="user", by=("day",))
     found = evaluate_ranking(known, Rows(), (0, 600), protocol).to_dict()
-    html = build_ranking_html(found, title="Ranking <b>")
+    html = page_of(found, title="Ranking <b>")
     assert_self_contained(html)
     texts = Page(html).texts
     auc = found["tasks"]["click"]["metrics"]["auc"]
     for text in (
         "Ranking <b>",
-        "600 rows, 2 tasks",
         f"{auc:.4f}",
         "GAUC",
         "RMSE",
@@ -41,7 +45,7 @@ def test_what_is_undefined_is_a_dash_and_said():
     data = Rows()
     data.labels[:, 0] = 0.0
     found = evaluate_ranking(known, data, (0, 600), RankingProtocol(by=("day",))).to_dict()
-    texts = Page(build_ranking_html(found, title="One class")).texts
+    texts = Page(page_of(found, title="One class")).texts
     assert "click has no AUC: all 600 rows have the label 0." in texts
     assert "-" in texts
     assert "ROC of click" not in texts

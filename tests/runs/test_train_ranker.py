@@ -127,7 +127,7 @@ def test_training_parts_and_the_log(run: RankingRun, dataset: RankingDataset) ->
     assert set(log[0]["task_losses"]) == {"click", "watch"}
     assert {"auc", "click/auc", "watch/rmse"} <= set(log[0]["validation"])
     assert run.info["training"]["metric"] == "auc"
-    assert min(log[-1]["clipping"].values()) <= 1
+    assert min(min(line["clipping"].values()) for line in log) < 1
 
 
 def test_the_final_model_is_trained_on_both_parts(dataset: RankingDataset, tmp_path: Path) -> None:
@@ -175,7 +175,6 @@ def test_growing_and_static_tables_of_equal_rows_have_equal_losses(
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     validations = [[line["validation"]["click/auc"] for line in run.log()] for run in runs]
     assert validations[1] == pytest.approx(validations[0], abs=1e-3)
-    assert len(runs[1].model.state_dict()) > 0
 
 
 def test_a_growing_table_has_no_row_for_what_it_never_saw(

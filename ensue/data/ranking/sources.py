@@ -8,11 +8,10 @@ from pathlib import Path
 
 import polars as pl
 
-from ensue.data.inputs import PathOrPaths
+from ensue.data.inputs import PathOrPaths, paths_by_part
 from ensue.data.readers import open_tables
-from ensue.data.splits import PARTS
 from ensue.data.tables import Table
-from ensue.errors import DataError, UsageError
+from ensue.errors import DataError
 
 SAMPLE_ROWS = 10_000
 
@@ -37,16 +36,8 @@ def open_row_sources(
         DataError: a file cannot be used, or files differ in their columns.
         UsageError: a part that does not exist has files, or train has none.
     """
-    by_part = inputs if isinstance(inputs, Mapping) else {"train": inputs}
-    for part in by_part:
-        if part not in PARTS:
-            raise UsageError(f"input files are for {', '.join(PARTS)}; got {part!r}.")
     opened = []
-    for number, part in enumerate(PARTS):
-        paths = by_part.get(part, [])
-        paths = [paths] if isinstance(paths, str | Path) else paths
-        if not paths and part == "train":
-            raise UsageError("at least one input file is needed for training; none is given.")
+    for number, paths in paths_by_part(inputs):
         for path in paths:
             tables = open_tables([path], format=format, delimiter=delimiter)
             if tables and tables[0].is_ordered and format is None:  # values of several words
