@@ -116,18 +116,10 @@ def exchange(
         ValueError: x does not have that shape.
     """
     widths = list(widths)
-    expected = (workers.size, workers.rank)
-    if (
-        len(widths) != workers.size
-        or x.dim() != 3
-        or x.shape[::2]
-        != (
-            workers.size,
-            widths[workers.rank],
-        )
-    ):
+    fits = len(widths) == workers.size and x.dim() == 3
+    if not fits or x.shape[::2] != (workers.size, widths[workers.rank]):
         raise ValueError(
-            f"exchange needs x [N, b, widths[rank]] with N, rank = {expected}; "
+            f"exchange needs x [N, b, widths[rank]] with N, rank = {workers.size, workers.rank}; "
             f"got {tuple(x.shape)} and widths {widths}"
         )
     return _apply(_Exchange, x, widths, workers, wire)
@@ -136,5 +128,5 @@ def exchange(
 def _apply(function: type[torch.autograd.Function], x: Tensor, *args: Any) -> Tensor:
     if torch.is_grad_enabled() and not x.requires_grad:
         x = x.detach().requires_grad_()
-    out: Tensor = function.apply(x, *args)
+    out: Tensor = function.apply(x, *args)  # type: ignore[no-untyped-call]
     return out

@@ -5,7 +5,8 @@ for tensors in host memory, NCCL for those of a GPU. A single process needs no p
 collective is then the identity and sends nothing.
 There are three process groups, one for ids, one for dense gradients, one for the rest, so that one
 thread may use each of them at a time: ids of the next batch travel while this one computes. All
-workers must call the collectives of a group in the same order.
+workers must call the collectives of a group in the same order. (NCCL wants those of all groups in
+one order: a thread beside a GPU keeps its ids in host memory.)
 Shapes: N workers, b rows of one worker, ... any more dimensions.
 """
 

@@ -169,6 +169,22 @@ def test_exchange_is_one_process(size):
     assert sum(each["forward"] for each in sent) == sum(each["backward"] for each in sent)
 
 
+def unit_gradients(workers):
+    """Return gradients of plain sums of the outputs: autograd gives them without memory."""
+    x = torch.zeros(2 * workers.size, 3, requires_grad=True)
+    split = torch.zeros(workers.size, 2, 3, requires_grad=True)
+    weight = workers.rank + 1
+    (weight * sum_scatter(x, workers).sum()).backward()
+    exchange(split, [3] * workers.size, workers).sum().backward()
+    return x.grad, split.grad
+
+
+def test_gradients_without_memory_of_their_own():
+    for grad, split_grad in run_workers(unit_gradients, 3):
+        assert grad[:, 0].tolist() == [1, 1, 2, 2, 3, 3]
+        assert torch.equal(split_grad, torch.ones(3, 2, 3))
+
+
 def short_scatter(workers, wire):
     weight, part, upper, targets = partial_sum(workers, torch.float32)
     y = sum_scatter(part, workers, wire=wire)

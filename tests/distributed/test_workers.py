@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from fractions import Fraction
@@ -226,12 +229,15 @@ def test_a_late_worker_is_an_error_within_the_timeout():
     answers = run_workers(wait_for_a_late_one, 3, 2.2, timeout_seconds=1.5)
     for rank in (1, 2):
         text, waited = answers[rank]
-        assert text.startswith(
-            f"reduce_scatter (forward) needs all 3 workers; worker {rank} waited in vain after 1.5"
+        # The one whose time is over first leaves the other.
+        assert re.match(
+            rf"reduce_scatter \(forward\) needs all 3 workers; worker {rank} "
+            r"(waited in vain|lost another one) after \d\.\d s of at most 1\.5 s \([A-Z]",
+            text,
         )
-        assert "of at most 1.5 s" in text
         assert text.count("\n") == 0
-        assert 1.4 < waited < 2.1
+        assert 1.4 < waited < 4
+    assert any("waited in vain" in answers[rank][0] for rank in (1, 2))
 
 
 def go_early(workers):
@@ -288,6 +294,28 @@ def test_the_environment_of_torchrun():
         (0, 2, "cpu", [0, 1]),
         (1, 2, "cpu", [0, 1]),
     ]
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from ensue.distributed.workers import Workers
+with Workers.start(60, "cpu") as workers:
+    said = workers.gather_objects(10 * workers.rank)
+    Path(sys.argv[1], str(workers.rank)).write_text(f"{workers.size} {said}")
+"""
+
+
+@pytest.mark.slow  # four imports of torch
+def test_torchrun(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc-per-node=2", str(script), str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+    subprocess.run(command, check=True, env=environment, capture_output=True)
+    for rank in "01":
+        assert (tmp_path / rank).read_text() == "2 [0, 10]"
 
 
 @pytest.mark.parametrize("size", ["", "1"])
