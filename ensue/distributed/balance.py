@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, heapreplace
 
 from ensue.errors import UsageError
+
+Placement = list[tuple[int, ...]]
 
 
 def balance(
@@ -19,7 +21,7 @@ def balance(
     num_workers: int,
     *,
     split_above: float = 1.0,
-) -> list[tuple[int, ...]]:
+) -> Placement:
     """Return for each vocabulary the ranks that hold it, in ascending order.
 
     It is one rank, but for giants: a vocabulary whose load is over `split_above` times the mean
@@ -29,7 +31,7 @@ def balance(
     >>> balance([90, 5, 5, 5], [1, 1, 1, 1], 2)
     [(0, 1), (0,), (1,), (0,)]
     >>> balance([90, 5, 5, 5], [1, 1, 1, 1], 4)
-    [(0, 1, 2), (3,), (3,), (0,)]
+    [(0, 1), (2,), (3,), (2,)]
 
     Args:
         rows: of each vocabulary. lookups: of each, in a row of the batch, or in the whole batch.
@@ -45,11 +47,18 @@ def balance(
             f"{num_workers} and {split_above}."
         )
     limit = split_above * sum(loads) / num_workers
-    pieces = [
-        _num_pieces(load, limit, min(num_workers, max(size, 1)))
-        for load, size in zip(loads, rows, strict=True)
-    ]
-    held: list[tuple[int, ...]] = [()] * len(loads)
+    most = [min(num_workers, max(size, 1)) for size in rows]
+    up = [_num_pieces(load, limit, top) for load, top in zip(loads, most, strict=True)]
+    # 100 equal vocabularies on 1,024 workers: with 11 pieces of each, which are none over the
+    # limit, some workers have two; with 10 of most and 11 of some, every worker has one.
+    ways = [up, _fill(loads, up, limit)]
+    placements = [_place(loads, pieces, num_workers) for pieces in ways]
+    return min(placements, key=lambda held: round(max(worker_totals(held, loads, num_workers)), 9))
+
+
+def _place(loads: Sequence[float], pieces: Sequence[int], num_workers: int) -> Placement:
+    """Return the ranks of each vocabulary, the largest pieces first, each to the least loaded."""
+    held: Placement = [()] * len(loads)
     # A load, how many vocabularies it is of, and the rank: those of no load are spread, too.
     workers = [(0.0, 0, rank) for rank in range(num_workers)]
     heapify(workers)
@@ -104,3 +113,31 @@ def _num_pieces(load: float, limit: float, most: int) -> int:
     if not load or load <= limit * (1 + 1e-9):
         return 1
     return min(most, math.ceil(load / limit - 1e-9))
+
+
+def _fill(loads: Sequence[float], up: Sequence[int], limit: float) -> list[int]:
+    """Return pieces of giants that are a bit over the limit, and as many as there are workers for.
+
+    Giants begin with the number rounded down, 2 or more; the workers that are left go to those
+    whose pieces are the largest.
+    """
+    pieces = [
+        min(most, max(2, int(load / limit + 1e-9))) if most > 1 else 1
+        for load, most in zip(loads, up, strict=True)
+    ]
+    giants = [(-loads[n] / pieces[n], n) for n, most in enumerate(up) if most > pieces[n]]
+    if not giants:
+        return pieces
+    others = sum(load for load, most in zip(loads, up, strict=True) if most == 1)
+    taken = sum(count for count, most in zip(pieces, up, strict=True) if most > 1)
+    heapify(giants)
+    for _ in range(int(sum(loads) / limit + 1e-9) - taken - math.ceil(others / limit - 1e-9)):
+        number = giants[0][1]
+        pieces[number] += 1
+        if pieces[number] < up[number]:
+            heapreplace(giants, (-loads[number] / pieces[number], number))
+        else:
+            heappop(giants)
+        if not giants:
+            break
+    return pieces

@@ -153,7 +153,7 @@ def row_wise(split: Split, width: int) -> Transfers:
     return sums(split, width)
 
 
-def table_wise(split: Split, width: int, own: float | None = None) -> Transfers:
+def table_wise(split: Split, width: float, own: float | None = None) -> Transfers:
     """Return 2 b F D e r: pooled vectors of F D = `width` numbers, from their owners and back.
 
     Args:

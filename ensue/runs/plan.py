@@ -47,7 +47,7 @@ class Columns(Config):
         return self
 
     @property
-    def schema(self) -> RankingSchema:
+    def schema_of_rows(self) -> RankingSchema:
         """The columns and tasks of the rows."""
         sizes = self.rows
         if len(sizes) == 1:
@@ -67,7 +67,7 @@ class Columns(Config):
     def means(self) -> dict[str, float]:
         """Ids of a row in each column that is looked up."""
         mean = 1.0 if self.ids_per_row is None else self.ids_per_row / self.num_fields
-        return {column.name: mean for column in self.schema.columns if column.vocabulary}
+        return {column.name: mean for column in self.schema_of_rows.columns if column.vocabulary}
 
 
 def plan(
@@ -104,7 +104,7 @@ def plan(
         raise UsageError("plan needs a dataset or columns, one of them.")
     if data is None:
         described = _made(Columns, columns or {})
-        schema, means = described.schema, described.means
+        schema, means = described.schema_of_rows, described.means
     else:
         dataset = data if isinstance(data, RankingDataset) else RankingDataset(data)
         rows = work.split(machines.num_workers).num_rows

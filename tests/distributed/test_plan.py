@@ -34,7 +34,7 @@ def planned(
 ) -> Plan:
     described = make_config(Columns, columns)
     config = make_config(get_ranker(model).model.Config, settings)
-    sizes = sizes_of(model, config, described.schema, ids_per_row=described.means)
+    sizes = sizes_of(model, config, described.schema_of_rows, ids_per_row=described.means)
     return make_plan(sizes, Workload(**(work or {})), workers, scheme=scheme)
 
 
@@ -288,7 +288,7 @@ def test_a_scheme_by_name() -> None:
         assert plan.is_forced
         assert name in (plan.chosen.name, plan.chosen.scheme)
     assert {one.name for one in plan.candidates} == {*NAMES} - {"des"}
-    with pytest.raises(UsageError, match="no scheme 'table'. Did you mean 'table_wise'"):
+    with pytest.raises(UsageError, match=r"no scheme 'table'\. Did you mean 'table_wise'"):
         planned("fm", MANY_FIELDS, 4, scheme="table")
     with pytest.raises(UsageError, match=r"\(des_scatter: crosses of full rank .* set cross_rank"):
         planned("dcn_v2", MANY_FIELDS, 4, scheme="des")

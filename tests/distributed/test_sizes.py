@@ -137,5 +137,5 @@ def test_ids_of_a_row() -> None:
     assert found.ids_per_row == 25.5
     assert [one.lookups for one in found.vocabularies] == [21.0, 1.0, 3.5]
     for wrong in ({"tag": 3.0}, {"tags": -1.0}, {"n1": 1.0}):
-        with pytest.raises(UsageError, match="columns with a vocabulary; got '(tag|tags|n1)'"):
+        with pytest.raises(UsageError, match=r"columns with a vocabulary; got '(tag|tags|n1)'"):
             sizes_of("fm", config, SCHEMA, ids_per_row=wrong)
