@@ -9,12 +9,12 @@ Shapes: F columns that are looked up, D width of a vector, M tasks, n ids of a r
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 
-from ensue.config import Config
 from ensue.data.ranking.schema import RankingSchema
 from ensue.errors import UsageError
 from ensue.models.ranking.base import RankingModel, Trunk
@@ -31,6 +31,7 @@ from ensue.nn.field_tables import StaticTable
 
 Layout = Literal["", "hash", "field", "column"]
 
+_LARGE = 25_000_000  # weights of a layer, at most
 _GROWING_ROW_BYTES = 32  # the id, its place in the index, its count and when it was last seen
 
 
@@ -180,10 +181,19 @@ def sizes_of(
     )
 
 
-def _on_paper(name: str, config: Config, schema: RankingSchema) -> RankingModel:
-    """Return the model with tensors that have a shape but no memory, on tables that do not grow."""
-    with torch.device("meta"):
-        return build_ranker(name, config.model_copy(update={"growth": None}), schema)
+def _on_paper(name: str, config: Any, schema: RankingSchema) -> RankingModel:
+    """Return the model for one value of each column, on a table that does not grow.
+
+    A large one has tensors of a shape without memory. Those take torch seconds to get ready for,
+    which a model of the usual size is spared. The state of random numbers stays what it is.
+    """
+    columns = tuple(replace(c, size=1) if c.vocabulary else c for c in schema.columns)
+    width = getattr(config, "dim", 1) * len(columns) + sum(c.size for c in columns)
+    widest = max([width, *getattr(config, "hidden", ())])
+    device = torch.device("cpu" if widest**2 < _LARGE else "meta")
+    with torch.random.fork_rng(devices=[]), device:
+        changed = config.model_copy(update={"growth": None})
+        return build_ranker(name, changed, RankingSchema(columns, schema.tasks))
 
 
 def _vocabularies(

@@ -112,6 +112,20 @@ def test_the_cheapest_by_bytes(
     assert plan.chosen.cost.num_bytes == min(possible)
 
 
+@pytest.mark.parametrize("hidden", [7, 8, 9, 63, 64, 65])
+@pytest.mark.parametrize("workers", [2, 4, 8])
+def test_the_inequalities_decide(hidden: int, workers: int) -> None:
+    """Of 16 columns of 4 numbers, at the widths where one side of them becomes the other."""
+    columns = {"num_fields": 16, "rows": [1600]}
+    plan = planned("shared_bottom", columns, workers, dim=4, hidden=[hidden])
+    ours, table_wise, row_wise = (
+        parts(of(plan, name))["forward"] for name in ("des_scatter", "table_wise", "row_wise")
+    )
+    assert (ours < table_wise) == (hidden < 64 / workers)
+    assert (ours == table_wise) == (hidden == 64 / workers)
+    assert (ours < row_wise) == (hidden < 64)
+
+
 def test_machines_change_the_choice_by_time() -> None:
     """One number a row either way: a slow network wants few bytes, a long way few rounds."""
     columns = {"num_fields": 10, "rows": [10**6], "num_numbers": 100}
@@ -181,9 +195,9 @@ def test_memory_of_a_worker() -> None:
     found = {one.name: one.cost.memory_bytes for one in plan.candidates if one.cost}
     total = giant + 3 * 1000 * 9 * 4 * 2
     assert found["row_wise"] == pytest.approx(total / 4, rel=1e-4)
-    # 1 + 1/4 of 2 over 4 workers: three of them hold the giant.
-    assert found["table_wise"] == pytest.approx(giant / 3, rel=1e-4)
-    assert found["des_scatter"] == pytest.approx(giant / 3, rel=1e-4)
+    # 1 + 1/4 of 2 over 4 workers: two of them hold the giant, the others the lookups of the rest.
+    assert found["table_wise"] == pytest.approx(giant / 2, rel=1e-4)
+    assert found["des_scatter"] == pytest.approx(giant / 2, rel=1e-4)
     assert found["replicated"] == pytest.approx(total * 1.5, rel=1e-4)
     small = {**columns, "rows": [10, 10, 10, 10]}
     dense = planned("deepfm", small, 4, work=work, dim=8, hidden=[16]).sizes.dense
@@ -291,7 +305,7 @@ def test_a_scheme_by_name() -> None:
     with pytest.raises(UsageError, match=r"no scheme 'table'\. Did you mean 'table_wise'"):
         planned("fm", MANY_FIELDS, 4, scheme="table")
     with pytest.raises(UsageError, match=r"\(des_scatter: crosses of full rank .* set cross_rank"):
-        planned("dcn_v2", MANY_FIELDS, 4, scheme="des")
+        planned("dcn_v2", CRITEO, 4, scheme="des")
 
 
 @pytest.mark.parametrize("workers", [0, 4097])
@@ -326,12 +340,16 @@ def test_what_is_said_of_a_plan() -> None:
 def test_ten_billion_rows_on_a_thousand_workers() -> None:
     cluster = Cluster(nodes=128, workers_per_node=8, network_gbits=400, node_gbits=3600,
                       memory_gb=80, memory_gb_s=2000, tflops=100, backend="nccl")  # fmt: skip
-    columns = {"num_fields": 1000, "rows": [10**10], "ids_per_row": 2000}
-    plan = planned("deepfm", columns, cluster, work={"batch_size": 1 << 20}, dim=64)
+    columns = {"num_fields": 100, "rows": [10**10], "ids_per_row": 300}
+    plan = planned("deepfm", columns, cluster, work={"batch_size": 1 << 20}, dim=32)
     assert plan.num_workers == 1024
     assert "more than the 80 GB" in of(plan, "replicated").obstacle
-    memory = 10**10 * 65 * 4 * 3 / 1024
+    memory = 10**10 * 33 * 4 * 3 / 1024
     assert of(plan, "row_wise").cost
     assert of(plan, "row_wise").cost.memory_bytes > memory  # type: ignore[union-attr]
-    assert plan.chosen.cost
-    assert plan.chosen.cost.overlapped_seconds
+    # More workers than columns: a column's rows are on 10 or 11 of them, each with 33 sums.
+    share = 10**8 * 33 * 4 * 3 / 10
+    found = of(plan, "table_wise").cost
+    assert found is not None
+    assert found.memory_bytes == pytest.approx(share + 4 * 4 * 1024 * 3300, rel=0.01)
+    assert sent(found.transfers, "forward") == 1023 * 33 * 1024 * 4

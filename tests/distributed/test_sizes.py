@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from ensue.config import Config, make_config
@@ -129,6 +130,19 @@ def test_ten_billion_rows_need_no_memory() -> None:
     found = sizes("deepfm", schema.__class__(columns, schema.tasks))
     assert found.num_rows == 3 * (10**10 + 1)
     assert found.num_weights == found.num_rows * (4 + 2)
+
+
+@pytest.mark.slow  # torch gets ready for tensors without memory
+@pytest.mark.parametrize("name", ["dcn_v2", "dlrm", "ple"])
+def test_large_models_have_the_same_sizes_without_memory(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.random.get_rng_state()
+    found = sizes(name)
+    monkeypatch.setattr("ensue.distributed.sizes._LARGE", 0)
+    assert sizes(name) == found
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert sizes("dcn_v2", dim=10**5).dense > (4 * 10**5) ** 2
 
 
 def test_ids_of_a_row() -> None:
