@@ -63,7 +63,7 @@ class StaticTable(FieldTable):
         num_rows = torch.tensor([size + 1 for size in sizes.values()], dtype=torch.long)
         first_rows = num_rows.cumsum(0) - num_rows
         self.register_buffer("first_rows", first_rows, persistent=False)
-        total = int(num_rows.sum())
+        total = sum(size + 1 for size in sizes.values())
         weight = torch.randn(total, dim) * (START_LENGTH / dim**0.5)
         weight[first_rows[num_rows > 0]] = 0
         self.weight = nn.Parameter(weight)
