@@ -21,7 +21,7 @@ class _SumGradient(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         summed = grad.contiguous().clone()
         return ctx.workers.all_reduce_(summed, purpose="backward"), None
@@ -32,7 +32,7 @@ def sum_gradient(x: Tensor, workers: Workers) -> Tensor:
 
     For a replicated parameter that each worker uses for columns of its own.
     """
-    out: Tensor = _SumGradient.apply(x, workers)
+    out: Tensor = _SumGradient.apply(x, workers)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -43,14 +43,14 @@ class _Gather(torch.autograd.Function):
         return workers.all_gather(x, purpose="forward", wire=wire)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return ctx.workers.reduce_scatter(grad, purpose="backward", wire=ctx.wire), None, None
 
 
 def gather(x: Tensor, workers: Workers, *, wire: torch.dtype | None = None) -> Tensor:
     """Return the rows [B, c] of all workers; the gradient is the sum of what all make of them."""
-    out: Tensor = _Gather.apply(x, workers, wire)
+    out: Tensor = _Gather.apply(x, workers, wire)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -67,7 +67,7 @@ class _Spread(torch.autograd.Function):
         return flat.view(workers.size * rows, own)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         rows, widths = len(grad) // ctx.workers.size, ctx.widths
         give = [rows * grad.shape[1]] * ctx.workers.size
@@ -87,5 +87,5 @@ def spread(
     Args:
         x: [b, sum of widths], this worker's rows. widths: number of columns of each worker.
     """
-    out: Tensor = _Spread.apply(x, widths, workers, wire)
+    out: Tensor = _Spread.apply(x, widths, workers, wire)  # type: ignore[no-untyped-call]
     return out

@@ -12,7 +12,6 @@ import torch
 from ensue.config import Config
 from ensue.data.ranking.dataset import RankingDataset
 from ensue.data.ranking.schema import RankingSchema
-from ensue.distributed.ranker import Scheme
 from ensue.distributed.workers import Workers
 from ensue.errors import UsageError
 from ensue.models.ranking.base import RankingModel
@@ -22,7 +21,7 @@ from ensue.runs.make_ranker import Fit, RankerMaker, RankingSettings, resolve_ra
 from ensue.runs.output import open_training
 from ensue.runs.ranker import KIND, RankingRun, save_ranking_run
 from ensue.runs.ranker_training import RankerTraining
-from ensue.runs.train_shared import is_restarted, train_shared
+from ensue.runs.train_shared import check_scheme, is_restarted, train_shared
 from ensue.training.loop import OnValidation
 
 
@@ -36,7 +35,7 @@ def train_ranker(
     resume: bool = False,
     overwrite: bool = False,
     on_validation: OnValidation | None = None,
-    distributed: Scheme | None = None,
+    distributed: str | None = None,
     **settings: Any,
 ) -> RankingRun:
     """Train the ranking model `model` on `data` and return the stored run.
@@ -63,8 +62,7 @@ def train_ranker(
     dataset = data if isinstance(data, RankingDataset) else RankingDataset(data)
     if fit not in get_args(Fit):
         raise UsageError(f"fit must be 'train' or 'train+validation'; got {fit!r}.")
-    if distributed is not None and distributed not in get_args(Scheme):
-        raise UsageError(f"distributed must be one of {get_args(Scheme)}; got {distributed!r}.")
+    scheme = None if distributed is None else check_scheme(distributed)
     defaults = {"metric": default_metric(dataset.schema), **get_ranker_preset(model, preset)}
     chosen = resolve_ranking_settings(model, {**defaults, **settings})
     out = Path(out)
@@ -95,13 +93,11 @@ def train_ranker(
 
     with torch.random.fork_rng():
         torch.manual_seed(chosen.training.seed)
-        if distributed is None:
+        if scheme is None:
             return save(*training.run(partial(open_out, resume=resume)))
         with Workers.start(chosen.distributed.timeout_seconds, chosen.training.device) as workers:
             resume = resume or is_restarted()
-            return train_shared(
-                training, workers, distributed, partial(open_out, resume=resume), save
-            )
+            return train_shared(training, workers, scheme, partial(open_out, resume=resume), save)
 
 
 def default_metric(schema: RankingSchema) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 from ensue.data.ranking.dataset import RankingDataset
 from ensue.data.ranking.schema import RankingSchema
@@ -17,7 +17,7 @@ from ensue.distributed.config import DistributedConfig, LayoutName
 from ensue.distributed.owners import by_hash
 from ensue.distributed.ranker import Scheme, SharedRanker
 from ensue.distributed.workers import Workers
-from ensue.errors import ConfigError, EnsueError, RunError
+from ensue.errors import ConfigError, EnsueError, RunError, UsageError, did_you_mean
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.dcn_v2 import DCNv2Trunk
 from ensue.models.ranking.dlrm import DLRMTrunk
@@ -127,6 +127,18 @@ def check_training(training: TrainingConfig) -> None:
         )
     if training.rollback:
         raise ConfigError("rollback is for a training of one process; leave it out.")
+
+
+def check_scheme(name: str) -> Scheme:
+    """Return the scheme of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for known in get_args(Scheme):
+        if known == name:
+            return cast(Scheme, known)
+    raise UsageError(f"there is no scheme {name!r}.{did_you_mean(name, get_args(Scheme))}")
 
 
 def is_restarted() -> bool:
