@@ -189,6 +189,8 @@ def _transfers(
     if scheme == "replicated":
         return costs.replicated(floats, sizes.num_weights) + dense
     keys = costs.key_exchange(split, sizes.ids_per_row, sizes.num_fields)
+    if schedule == "all_reduce":
+        keys = ()  # every worker reads all rows
     if scheme == "row_wise":
         return keys + costs.row_wise(split, sizes.width) + dense
     if scheme == "table_wise":
@@ -199,10 +201,8 @@ def _transfers(
         if operator.everywhere:
             summed += costs.des_crosses(split, 1, operator.width)
     summed += costs.sums(split, sizes.sum_width, schedule)
-    if schedule == "all_reduce":
-        number = split.num_rows * (split.num_workers - 1) * FLOAT_BYTES
-        keys += (Transfer("ids", "all_gather", sizes.inputs * number),)
-    elif sizes.spread:  # to the owners of columns and back, as pooled vectors travel
+    if sizes.spread and schedule == "scatter":
+        # To the owners of columns and back, as pooled vectors travel.
         summed = costs.table_wise(split, sizes.spread) + summed
     if layout == "field" and (groups := shares.group_bytes(sizes, split.num_workers)):
         dense += (Transfer("dense", "all_reduce", groups),)

@@ -219,7 +219,7 @@ def _substitute(model: RankingModel, num_fields: int, dim: int, weights: int) ->
     if isinstance(model, LR):
         return _Substitute(linear)
     if isinstance(model, FM):
-        return _Substitute((*linear, _pairs(dim, len(model.schema.tasks))))
+        return _Substitute((*linear, Operator("pairs", dim)))
     trunk = next(module for module in model.children() if isinstance(module, Trunk))
     if isinstance(trunk, FMTrunk):  # reads the products themselves, not their sum
         return _Substitute((*linear, Operator("pairs", 2 * dim)))
@@ -234,19 +234,10 @@ def _substitute(model: RankingModel, num_fields: int, dim: int, weights: int) ->
     if isinstance(trunk, (DNNTrunk, WideDeepTrunk)):
         return _Substitute((*linear, first), local)
     if isinstance(trunk, DeepFMTrunk):
-        return _Substitute((*linear, _pairs(dim, len(model.schema.tasks)), first), local)
+        return _Substitute((*linear, Operator("pairs", dim), first), local)
     if isinstance(trunk, DCNv2Trunk):
         return _crosses(model, num_fields * dim, first, local)
     return _Substitute(obstacle=f"no sum over columns is known for {type(trunk).__name__}")
-
-
-def _pairs(dim: int, num_tasks: int) -> Operator:
-    """Return the second order of a factorization machine.
-
-    Half the square of the sum of vectors less half the sum of squares. For one task the squares are
-    added up before they travel, into the weights of values; several tasks weigh their parts.
-    """
-    return Operator("pairs", dim if num_tasks == 1 else 2 * dim)
 
 
 def _crosses(model: RankingModel, width: int, first: Operator, local: int) -> _Substitute:
@@ -258,14 +249,12 @@ def _crosses(model: RankingModel, width: int, first: Operator, local: int) -> _S
         return _Substitute(obstacle="a mixture of crosses reads all vectors; set cross_experts=1")
     if config.cross_norm:
         return _Substitute(obstacle="cross_norm reads the mean over all vectors")
+    if getattr(config, "structure", "stacked") != "stacked":
+        return _Substitute(obstacle="the outputs read parallel crosses; set structure=stacked")
     crosses = [
         Operator(f"cross {number + 1}", config.cross_rank, "field", everywhere=True)
         for number in range(config.num_crosses)
     ]
     # Both matrices and the bias of a layer have a row for each number of the inputs.
     local += config.num_crosses * width * (2 * config.cross_rank + 1)
-    if getattr(config, "structure", "stacked") == "stacked":
-        return _Substitute((*crosses, first), local)
-    num_tasks = len(model.schema.tasks)
-    outputs = Operator("outputs", num_tasks, "field")
-    return _Substitute((*crosses, first, outputs), local + width * num_tasks)
+    return _Substitute((*crosses, first), local)

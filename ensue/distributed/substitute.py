@@ -25,7 +25,7 @@ from ensue.models.ranking.dcn_v2 import DCNv2Trunk
 from ensue.models.ranking.deepfm import DeepFMTrunk
 from ensue.models.ranking.dlrm import DLRMTrunk
 from ensue.models.ranking.dnn import DNNTrunk
-from ensue.models.ranking.fm import FM
+from ensue.models.ranking.fm import FM, FMTrunk
 from ensue.models.ranking.lr import LR
 from ensue.models.ranking.wide_deep import WideDeepTrunk
 from ensue.nn.crosses import LowRankCross
@@ -80,8 +80,12 @@ def _lr(model: LR, maker: _Maker) -> None:
 
 
 def _fm(model: FM, maker: _Maker) -> None:
-    _first_order(model, "first_order", maker)
-    maker.put(model, "pairs", PairSums(model.pairs, maker.source(model.fields), maker.group))
+    _pairs(model, maker.source(model.fields), maker)
+
+
+def _fm_trunk(trunk: FMTrunk, maker: _Maker) -> None:
+    _first_order(trunk, "first_order", maker)
+    maker.put(trunk, "pairs", PairSums(trunk.pairs, maker.source(trunk.fields), maker.group))
 
 
 def _dnn(trunk: DNNTrunk, maker: _Maker) -> None:
@@ -95,8 +99,7 @@ def _wide_deep(trunk: WideDeepTrunk, maker: _Maker) -> None:
 
 def _deepfm(trunk: DeepFMTrunk, maker: _Maker) -> None:
     vectors = maker.source(trunk.fields)
-    _first_order(trunk, "first_order", maker)
-    maker.put(trunk, "pairs", PairSums(trunk.pairs, vectors, maker.group))
+    _pairs(trunk, vectors, maker)
     _first_layer(trunk.layers, vectors, maker)
 
 
@@ -127,10 +130,18 @@ def _dlrm(trunk: DLRMTrunk, maker: _Maker) -> None:
     trunk.add_module("dots", DotSums(trunk.dots, maker.source(trunk.fields), maker.group))
 
 
-def _first_order(parent: nn.Module, name: str, maker: _Maker) -> None:
+def _pairs(parent: FM | DeepFMTrunk, vectors: Source, maker: _Maker) -> None:
+    pairs = PairSums(parent.pairs, vectors, maker.group)
+    _first_order(parent, "first_order", maker, less=pairs)
+    maker.put(parent, "pairs", pairs)
+
+
+def _first_order(
+    parent: nn.Module, name: str, maker: _Maker, *, less: PairSums | None = None
+) -> None:
     first_order: FirstOrder = getattr(parent, name)
     source = maker.source(first_order.fields, whole_rows=True)
-    maker.put(parent, name, FirstOrderSum(first_order, source))
+    maker.put(parent, name, FirstOrderSum(first_order, source, less))
 
 
 def _first_layer(
@@ -157,6 +168,7 @@ def _first_layer(
 _SUBSTITUTIONS: dict[type[nn.Module], Callable[..., None]] = {
     LR: _lr,
     FM: _fm,
+    FMTrunk: _fm_trunk,
     DNNTrunk: _dnn,
     WideDeepTrunk: _wide_deep,
     DeepFMTrunk: _deepfm,

@@ -28,6 +28,7 @@ from ensue.distributed.replicas import gather, sum_gradient
 from ensue.distributed.shards import Piece, keep_piece_, under
 from ensue.distributed.workers import Workers
 from ensue.models.ranking.fm import PairLogits
+from ensue.nn.crosses import SumOfPairs
 from ensue.nn.field_embedding import FieldEmbedding, Fields, FirstOrder
 
 if TYPE_CHECKING:
@@ -193,16 +194,22 @@ class Substitution:
 
 
 class FirstOrderSum(Operator):
-    """The weights of a row's values, summed over the columns: c = M."""
+    """The weights of a row's values, summed over the columns: c = M.
 
-    def __init__(self, first_order: FirstOrder, source: Source) -> None:
+    less: products of pairs whose squares of columns are to be taken off, in the same M numbers.
+    """
+
+    def __init__(
+        self, first_order: FirstOrder, source: Source, less: PairSums | None = None
+    ) -> None:
         super().__init__()
         self.fields = first_order.fields
-        self._source = source
+        self._source, self._squares = source, less and less.squares
 
     def partial(self) -> Tensor:
         """Return the sums over own columns [B, M]."""
-        return self._source.vectors.sum(dim=1)
+        summed = self._source.vectors.sum(dim=1)
+        return summed if self._squares is None else summed - self._squares()
 
     def forward(self, batch: RankingBatch) -> Tensor:
         """Return the sum of each task [b, M]."""
@@ -211,33 +218,41 @@ class FirstOrderSum(Operator):
 
 
 class PairSums(Operator):
-    """The products of all pairs of fields by their sum and a sum of squares: c = D + M.
+    """The products of all pairs of fields by their sum: c = D.
 
     0.5 * (|S|^2 - sum |v|^2), where both sums are over columns. Local sums of products would leave
-    out pairs of columns of different workers. Of columns that several workers have rows of, a
-    square is known after the sum alone: each of them sends D numbers more.
+    out pairs of columns of different workers. The squares are taken off the first order where the
+    products are read for each task, and are D numbers more where layers read them (`SumOfPairs`).
+    Of bags that several workers have rows of, a square is known after the sum alone: each sends D
+    numbers more.
     """
 
-    def __init__(self, pairs: PairLogits, source: Source, group: Substitution) -> None:
+    def __init__(self, pairs: PairLogits | SumOfPairs, source: Source, group: Substitution) -> None:
         super().__init__()
         # A value of a categorical column is with one worker: nothing is left out of its square.
         split = [n for n in group.split if group.owners.columns[n].kind != "categorical"]
-        self.readout = pairs.readout
+        self._is_read = isinstance(pairs, PairLogits)
+        self.readout = pairs.readout if isinstance(pairs, PairLogits) else None
         self._source, self._group = source, group
         # Of the columns of this worker the whole ones, and where the split ones are among all.
         self._whole = [n for n, c in enumerate(source.columns) if c not in split]
         self._parts = [n for n, c in enumerate(source.columns) if c in split]
-        self._places = [list(split).index(source.columns[n]) for n in self._parts]
+        self._places = [split.index(source.columns[n]) for n in self._parts]
         self._num_split = len(split)
 
+    def squares(self) -> Tensor:
+        """Return half the squares of own whole columns, for each task [B, M]."""
+        squares = 0.5 * self._own_squares()
+        if self.readout is None:
+            return squares.sum(dim=1, keepdim=True)
+        return squares @ self._group.replicated(self.readout)[:, self._source.elements].T
+
     def partial(self) -> Tensor:
-        """Return own parts of S, of the sum of squares, and of split columns [B, c]."""
-        vectors = self._source.vectors
-        readout = self.readout if self.readout is None else self._group.replicated(self.readout)
-        squares = vectors[:, self._whole].square().sum(dim=1)
-        if readout is not None:
-            readout = readout[:, self._source.elements]
-        parts = [self._source.wide(vectors.sum(dim=1)), _read(squares, readout)]
+        """Return own parts of S, and of split bags [B, c]."""
+        vectors, wide = self._source.vectors, self._source.wide
+        parts = [wide(vectors.sum(dim=1))]
+        if not self._is_read:
+            parts.append(wide(self._own_squares()))
         if self._num_split:
             split = vectors.new_zeros(len(vectors), self._num_split, vectors.shape[2])
             places = torch.tensor(self._places, dtype=torch.long, device=vectors.device)
@@ -245,13 +260,20 @@ class PairSums(Operator):
         return torch.cat(parts, dim=1)
 
     def forward(self, rest: Tensor) -> Tensor:
-        """Return the products [b, M], given the vectors of replicated columns [b, F', D]."""
-        dim, num_tasks = rest.shape[2], 1 if self.readout is None else len(self.readout)
-        widths = [dim, num_tasks, self._num_split * dim]
-        sums, squares, split = torch.split(self.summed, widths, dim=1)
-        known = torch.cat([rest, split.view(len(split), self._num_split, dim)], dim=1)
-        total = (sums + rest.sum(dim=1)).square() - known.square().sum(dim=1)
-        return 0.5 * (_read(total, self.readout) - squares)
+        """Return the products [b, M], or [b, D], of all, given replicated vectors [b, F', D]."""
+        dim = rest.shape[2]
+        sums, others = self.summed[:, :dim], self.summed[:, dim:]
+        squares = rest.square().sum(dim=1)
+        if not self._is_read:
+            squares, others = squares + others[:, :dim], others[:, dim:]
+        split = others.reshape(len(others), self._num_split, dim)
+        pairs = 0.5 * ((sums + rest.sum(dim=1)).square() - squares - split.square().sum(dim=1))
+        if not self._is_read:
+            return pairs
+        return pairs.sum(dim=1, keepdim=True) if self.readout is None else pairs @ self.readout.T
+
+    def _own_squares(self) -> Tensor:
+        return self._source.vectors[:, self._whole].square().sum(dim=1)
 
 
 class FirstLayerSum(Operator):
@@ -310,8 +332,3 @@ class FirstLayerSum(Operator):
             self.summed = self._group.sum(self.partial())[: len(rest)]
         weight = self.weight[:, self._own + self._num_split :]
         return torch.addmm(self.bias, rest, weight.T) + self.summed
-
-
-def _read(squares: Tensor, readout: Tensor | None) -> Tensor:
-    """Return sums of D parts, [rows, D], for each task [rows, M]."""
-    return squares.sum(dim=1, keepdim=True) if readout is None else squares @ readout.T

@@ -29,6 +29,14 @@ def sum_of_pairs(vectors: Tensor) -> Tensor:
     return 0.5 * (vectors.sum(dim=1).square() - vectors.square().sum(dim=1))
 
 
+class SumOfPairs(nn.Module):
+    """`sum_of_pairs` as a module, so that another can take its place."""
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Return the sums of products [B, D] of vectors [B, F, D]."""
+        return sum_of_pairs(vectors)
+
+
 class PairwiseDots(nn.Module):
     """The product of every two of F fields: (1, 0), (2, 0), (2, 1), (3, 0), ... as in DLRM's code.
 

@@ -32,6 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "dcn_v2": {"dim": 3, "hidden": [5], "num_crosses": 2, "cross_rank": 2},
     "dlrm": {"dim": 3, "hidden": [5], "bottom": [4]},
     "shared_bottom": {"dim": 3, "hidden": [5], "tower": [3]},
+    "shared_bottom/fm": {"dim": 3, "hidden": [5], "tower": [3], "trunk": "fm"},
     "mmoe": {"dim": 3, "num_experts": 2, "expert": [4], "tower": [3]},
     "ple": {"dim": 3, "expert": [4], "tower": [3]},
 }
@@ -39,8 +40,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 def make_model(name: str, schema: RankingSchema) -> RankingModel:
     torch.manual_seed(1)
-    config = make_config(get_ranker(name).model.Config, SETTINGS[name])
-    model = build_ranker(name, config, schema).double()
+    kind = name.split("/")[0]
+    config = make_config(get_ranker(kind).model.Config, SETTINGS[name])
+    model = build_ranker(kind, config, schema).double()
     with torch.no_grad():
         for parameter in model.parameters():  # no part of a model is silent
             parameter.add_(torch.randn(parameter.shape, dtype=torch.float64) * 0.1)
@@ -161,7 +163,9 @@ def test_pooled_vectors_give_the_numbers_of_one_process(name: str, options: dict
     check(name, 3, options, "adagrad", 7)
 
 
-@pytest.mark.parametrize("name", ["lr", "fm", "wide_deep", "deepfm", "shared_bottom"])
+@pytest.mark.parametrize(
+    "name", ["lr", "fm", "wide_deep", "deepfm", "shared_bottom", "shared_bottom/fm"]
+)
 @pytest.mark.parametrize("options", SUMMED, ids=lambda o: "-".join(o.values()))
 @pytest.mark.parametrize("size", [1, 2, 3, 4])
 def test_sums_give_the_numbers_of_one_process(

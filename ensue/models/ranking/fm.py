@@ -24,7 +24,7 @@ from ensue.models.ranking.base import (
     TrunkOutput,
     make_fields,
 )
-from ensue.nn.crosses import sum_of_pairs
+from ensue.nn.crosses import SumOfPairs, sum_of_pairs
 from ensue.nn.field_embedding import Fields, FirstOrder
 from ensue.nn.perceptron import Perceptron
 
@@ -79,10 +79,11 @@ class FMTrunk(Trunk):
         super().__init__(config, schema=schema)
         self.fields = make_fields(config, schema, dense=False)
         self.first_order = FirstOrder(schema, tables=config.tables)
+        self.pairs = SumOfPairs()
         self.layers = Perceptron(config.dim, config.hidden, config.dropout)
         self.width = self.layers.width
 
     def forward(self, batch: RankingBatch) -> TrunkOutput:
         """Return the representation of each row, and the weights of its values."""
         fields: Fields = self.fields(batch)
-        return TrunkOutput(self.layers(sum_of_pairs(fields.vectors)), self.first_order(batch))
+        return TrunkOutput(self.layers(self.pairs(fields.vectors)), self.first_order(batch))
