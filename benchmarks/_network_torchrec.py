@@ -1,6 +1,7 @@
-"""The workloads of the network benchmark in TorchRec, on gloo and processors.
+r"""The workloads of the network benchmark in TorchRec, on gloo and processors.
 
-    PYTHON -m benchmarks._network_torchrec --workload fm-many --sharding table_wise|row_wise
+    PYTHON -m benchmarks._network_torchrec --workload fm-many --sharding table_wise|row_wise \
+        [--tuned]
 
 `DistributedModelParallel` over an `EmbeddingBagCollection` with a table for each column, all in the
 given sharding, Adagrad within the backward pass of FBGEMM's kernels; the head in
@@ -9,8 +10,8 @@ them. FBGEMM's vectors have multiples of 4 numbers, so the weight of a value is 
 (16) numbers of its vector and not one more, and LR has vectors of 4; the pairs are those of the
 columns' sums. That is as few bytes as TorchRec can send for the same work.
 
-Row-wise sharding reduces and scatters the pooled vectors. gloo's reduce-scatter sends twice the
-bytes of a ring; with --ring it is an all-to-all and a sum, which TorchRec would need to be told.
+With --tuned the collectives are those of `benchmarks.network.collectives`, which use gloo better
+than TorchRec does by itself.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from benchmarks.network.collectives import all_to_all_single, reduce_scatter_tensor
 from benchmarks.network.head import Head, summed_loss
 from benchmarks.network.meter import WARM_UP, measure
 from benchmarks.network.workloads import WORKLOADS, Batch, Workload, make_batch
@@ -40,14 +42,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workload", choices=WORKLOADS, required=True)
     parser.add_argument("--sharding", choices=("table_wise", "row_wise"), required=True)
-    parser.add_argument("--ring", action="store_true", help="reduce-scatter with a ring's bytes")
+    parser.add_argument("--tuned", action="store_true", help="with better collectives")
     parser.add_argument("--steps", type=int, default=8)
     arguments = parser.parse_args()
     workload = WORKLOADS[arguments.workload]
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     dist.init_process_group("gloo")
-    if arguments.ring:
-        dist.reduce_scatter_tensor = _reduce_scatter
+    if arguments.tuned:
+        for function in (all_to_all_single, reduce_scatter_tensor):
+            setattr(dist, function.__name__, function)
     model, head = make_model(workload, arguments.sharding)
     optimizer = torch.optim.Adagrad(head.parameters(), lr=RATE, eps=EPS)
     rank, number = dist.get_rank(), arguments.steps + WARM_UP
@@ -166,23 +169,6 @@ def columns(workload: Workload, batch: Batch) -> tuple[Tensor, Tensor]:
     order = column.argsort(stable=True)
     first = torch.tensor([0, *itertools.accumulate(workload.sizes[:-1])])
     return (batch.ids - first[column])[order], lengths.T.reshape(-1).contiguous()
-
-
-def _reduce_scatter(
-    output: Tensor, values: Tensor, group: Any = None, async_op: bool = False
-) -> Any:
-    """Stand in for `dist.reduce_scatter_tensor`, with the bytes of a ring."""
-    received = torch.empty_like(values)
-    dist.all_to_all_single(received, values, group=group)
-    torch.sum(received.view(dist.get_world_size(group), *output.shape), dim=0, out=output)
-    return _Done() if async_op else None
-
-
-class _Done:
-    """The handle of a collective that is over."""
-
-    def wait(self) -> bool:
-        return True
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ medians. The workloads are those of `benchmarks.network.workloads`; every progra
 rows.
 
 - parameter server: `benchmarks.parameter_server`;
-- TorchRec table_wise, row_wise and row_wise_ring: `benchmarks._network_torchrec`, run by the
-  interpreter --reference of an environment with it (see `benchmarks.ranking_speed`);
+- TorchRec table_wise and row_wise, as they are and with collectives that use gloo better ("tuned"):
+  `benchmarks._network_torchrec`, run by the interpreter --reference of an environment with it (see
+  `benchmarks.ranking_speed`);
 - ensue des, table_wise, row_wise, replicated and plan: `benchmarks.des_step`; the last is whatever
   the plan chooses at start.
 
@@ -42,7 +43,7 @@ from benchmarks.network.meter import WARM_UP
 from benchmarks.network.workloads import WORKLOADS, Workload, make_batch
 
 SERVER = "parameter server"
-TORCHREC = ("table_wise", "row_wise", "row_wise_ring")
+TORCHREC = ("table_wise", "row_wise", "table_wise_tuned", "row_wise_tuned")
 OWN = ("des", "table_wise", "row_wise", "replicated", "plan")
 PROGRAMS = (SERVER, *(f"TorchRec {s}" for s in TORCHREC), *(f"ensue {s}" for s in OWN))
 BENCHMARKED = ("lr-many", "fm-many", "deepfm-many", "deepfm-criteo")
@@ -90,9 +91,9 @@ def runnable(programs: list[str], reference: Path | None) -> dict[str, list[str]
             commands[name] = [sys.executable, "-m", "benchmarks.parameter_server"]
         elif kind == "TorchRec" and reference:
             module = [str(reference), "-m", "benchmarks._network_torchrec"]
-            options = ["--sharding", scheme.removesuffix("_ring")]
-            ring = ["--ring"] if scheme.endswith("_ring") else []
-            commands[name] = [*module, *options, *ring]
+            sharding = ["--sharding", scheme.removesuffix("_tuned")]
+            tuned = ["--tuned"] if scheme.endswith("_tuned") else []
+            commands[name] = [*module, *sharding, *tuned]
         elif kind == "ensue" and has_own:
             commands[name] = [sys.executable, "-m", "benchmarks.des_step", "--scheme", scheme]
         else:
@@ -213,7 +214,7 @@ def _mega(value: float | None) -> float | None:
 def formula(program: str, workload: Workload, nodes: int, known: dict[str, float]) -> float | None:
     """Return the bytes that a node should send in a step; None where there is no formula."""
     kind, _, scheme = program.partition(" ")
-    scheme = "parameter_server" if program == SERVER else scheme.removesuffix("_ring")
+    scheme = "parameter_server" if program == SERVER else scheme.removesuffix("_tuned")
     if scheme not in ("parameter_server", "table_wise", "row_wise", "des"):
         return None
     width = max(4, workload.dim) if kind == "TorchRec" else workload.width

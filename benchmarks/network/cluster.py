@@ -38,6 +38,7 @@ SUBNET = "10.77.0"
 FIRST_PORT = 29_500
 QUEUE = "50ms"
 LEAST_BURST = 68 * 1024  # bytes: the largest piece that the kernel sends at once
+CONGESTION = "reno"  # there in every kernel
 GRACE = 10.0  # seconds that the others have after a process failed
 POLL = 0.05
 
@@ -162,6 +163,7 @@ def cluster(nodes: int, mbit: float | None) -> Iterator[Cluster]:
         _call("ip", "-n", switch, "link", "add", "bridge", "type", "bridge")
         _call("ip", "-n", switch, "link", "set", "bridge", "up")
         for rank, node in enumerate(names[1:]):
+            _set(node, "tcp_congestion_control", CONGESTION)
             _connect(node, switch, rank)
             if mbit is not None:
                 _shape(node, INTERFACE, mbit)
@@ -190,6 +192,11 @@ def _shape(namespace: str, interface: str, mbit: float) -> None:
     _call("tc", "-n", namespace, "qdisc", "add", "dev", interface, "root", *bucket)
 
 
+def _set(namespace: str, name: str, value: str) -> None:
+    command = f"echo {value} > /proc/sys/net/ipv4/{name}"
+    _call("ip", "netns", "exec", namespace, "sh", "-c", command)
+
+
 def _sent_bytes(node: str) -> int:
     text = _call("ip", "-n", node, "-j", "-s", "link", "show", "dev", INTERFACE)
     return int(json.loads(text)[0]["stats64"]["tx"]["bytes"])
@@ -212,7 +219,7 @@ def _remove_left_behind() -> None:
 
 
 def _wait(processes: list[subprocess.Popen[bytes]], timeout: float) -> None:
-    """Return when all have ended, when one failed and the others had time to say why, or the time is over."""
+    """Return when all have ended, when one failed and the others had their time, or at the end."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         codes = [process.poll() for process in processes]
@@ -235,12 +242,15 @@ def _read(file: IO[str]) -> str:
 
 
 def _check(processes: list[subprocess.Popen[bytes]], outputs: list[Output], timeout: float) -> None:
-    """Raise an error about the process that failed first of all by itself, or about the time."""
+    """Raise an error about the processes that failed by themselves, or about the time."""
     codes = [process.returncode for process in processes]
     failed = [rank for rank, code in enumerate(codes) if code not in (0, -signal.SIGKILL)]
-    for rank in failed:
+    if failed:  # which was the first is not known
         raise ClusterError(
-            f"node {rank} ended with exit code {codes[rank]}: {outputs[rank].stderr[-2000:]}"
+            "; ".join(
+                f"node {rank} ended with exit code {codes[rank]}: {outputs[rank].stderr[-2000:]}"
+                for rank in failed
+            )
         )
     if any(codes):
         raise ClusterError(

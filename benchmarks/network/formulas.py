@@ -16,6 +16,7 @@ the tower, of which the first layer has F k h on vectors and h outputs:
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from benchmarks.network.workloads import Workload
@@ -70,7 +71,7 @@ def tower_numbers(workload: Workload) -> int:
         return 1
     first = len(workload.sizes) * workload.dim + workload.numbers
     widths = (first, *workload.hidden, 1)
-    return 1 + sum(a * b + b for a, b in zip(widths, widths[1:], strict=False))
+    return 1 + sum(a * b + b for a, b in pairwise(widths))
 
 
 def substituted_width(workload: Workload) -> int:

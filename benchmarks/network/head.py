@@ -6,6 +6,8 @@ start. Imports PyTorch alone. Shapes: B rows, F columns, k width of the vectors,
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -23,7 +25,7 @@ class Head(nn.Module):
         first = len(workload.sizes) * workload.dim + workload.numbers
         widths = (first, *workload.hidden, 1) if deep else ()
         self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)
+            nn.Linear(a, b) for a, b in pairwise(widths)
         )
         self.has_pairs = workload.model in ("fm", "deepfm")
 

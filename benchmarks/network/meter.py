@@ -6,6 +6,7 @@ Imports PyTorch alone; every program of the benchmark, TorchRec's too, measures 
 from __future__ import annotations
 
 import os
+import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
+
+from benchmarks.network.collectives import all_to_all_single
 
 WARM_UP = 3
 
@@ -55,7 +58,7 @@ class Exchange:
         self.seconds.clear()
 
     def _swap_(self, out: Tensor, values: Tensor, receive: list[int], send: list[int]) -> None:
-        dist.all_to_all_single(out, values, receive, send)
+        all_to_all_single(out, values, receive, send)
 
     def _sum_(self, values: Tensor) -> None:
         dist.all_reduce(values)
@@ -78,9 +81,10 @@ def measure(
     """Take steps on all processes and return what they cost this one.
 
     Returns:
-        samples_per_s of all processes; seconds of every step of this one; cpu_s, of the processor a
-        step; interface_bytes that left a step, None without a named interface; with an exchange
-        sent_bytes and communication_s a step by purpose; loss of the last step.
+        samples_per_s of all processes, by the median step; seconds of every step of this one;
+        cpu_s, of the processor a step; interface_bytes that left a step, None without a named
+        interface; with an exchange sent_bytes and communication_s a step by purpose; loss of the
+        last step.
 
     Args:
         step: takes a step and returns its loss.
@@ -91,7 +95,7 @@ def measure(
     dist.barrier()
     if exchange:
         exchange.clear()
-    before, cpu, start = interface_bytes(), time.process_time(), time.perf_counter()
+    before, cpu = interface_bytes(), time.process_time()
     seconds = []
     for _ in range(steps):
         began = time.perf_counter()
@@ -99,10 +103,10 @@ def measure(
         seconds.append(time.perf_counter() - began)
     cpu = time.process_time() - cpu
     dist.barrier()
-    wall, after = time.perf_counter() - start, interface_bytes()
+    after = interface_bytes()
     sent = None if before is None or after is None else (after - before) / steps
     result: dict[str, Any] = {
-        "samples_per_s": dist.get_world_size() * batch * steps / wall,
+        "samples_per_s": dist.get_world_size() * batch / statistics.median(seconds),
         "seconds": seconds,
         "cpu_s": cpu / steps,
         "interface_bytes": sent,
