@@ -81,8 +81,9 @@ def entries_of(batch: RankingBatch, num_rows: int) -> Entries:
 class KeyExchange:
     """Sends values to the holders of their rows.
 
-    Per step a worker sends 8 bytes for each value that is not its own, and 4 for each cell that it
-    is of; of bags with several holders 4 more, their full lengths, for a mean is over all.
+    Per step a worker sends 4 bytes for each value that is not its own, 8 for an id of tables that
+    grow, and 4 for each cell that it is of; of bags with several holders 4 more, their full
+    lengths, for a mean is over all.
     """
 
     def __init__(self, owners: Owners, workers: Workers) -> None:
@@ -104,6 +105,8 @@ class KeyExchange:
         num_rows = entries.lengths.shape[1]
         parts = self._parts(entries)
         own, rank = self.workers.size, self.workers.rank
+        # Codes of static tables are rows, of which none has more than int32 can count.
+        small = torch.int64 if self.owners.grows else torch.int32
         heads = [torch.cat([lengths, totals]).flatten() for _, lengths, totals in parts]
         num_own = len(self._columns[rank]) + len(self._partial[rank])
         head = self.workers.all_to_all(
@@ -114,12 +117,12 @@ class KeyExchange:
         ).view(own, num_own, num_rows)
         lengths = head[:, : len(self._columns[rank])].contiguous()
         values = self.workers.all_to_all(
-            torch.cat([values for values, _, _ in parts]),
+            torch.cat([values for values, _, _ in parts]).to(small),
             [len(values) for values, _, _ in parts],
             lengths.flatten(1).sum(dim=1).tolist(),
             purpose="ids",
         )
-        totals = lengths
+        values, totals = values.long(), lengths
         if self._partial[rank]:
             totals = lengths.clone()
             totals[:, self._partial[rank]] = head[:, len(self._columns[rank]) :]

@@ -12,12 +12,13 @@ Shapes: N workers, b rows of one worker, ... any more dimensions.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
@@ -38,6 +39,7 @@ from ensue.distributed.traffic import (
 from ensue.errors import ConfigError, RunError, UsageError
 
 TIMEOUT_SECONDS = 300.0
+MAX_TAG = 1 << 16
 SHORT_FLOATS = (torch.float16, torch.bfloat16)  # sums of these are made in float32
 
 _REDUCTIONS = {"sum": dist.ReduceOp.SUM, "max": dist.ReduceOp.MAX, "min": dist.ReduceOp.MIN}
@@ -76,6 +78,9 @@ class Workers:
         self.timeout_seconds = timeout_seconds
         self.traffic = Traffic()
         self._groups = groups or {}
+        # Of each group, for each is used by one thread at a time.
+        tags = {group: itertools.count() for group in self._groups.values()}
+        self._tags = {purpose: tags[group] for purpose, group in self._groups.items()}
 
     @classmethod
     def alone(cls, device: str = "cpu") -> Workers:
@@ -315,10 +320,39 @@ class Workers:
     ) -> Tensor:
         out = given.new_empty(sum(receive), *given.shape[1:])
         with self._watch(name, purpose):
-            dist.all_to_all_single(out, given, receive, send, group=self._groups[purpose])
+            if given.is_cuda:
+                dist.all_to_all_single(out, given, receive, send, group=self._groups[purpose])
+            else:
+                self._swap_at_once(out.split(receive), given.split(send), purpose)
         row_bytes = math.prod(given.shape[1:]) * given.element_size()
         self.traffic.add(purpose, (len(given) - send[self.rank]) * row_bytes)
         return out
+
+    def _swap_at_once(
+        self, theirs: Sequence[Tensor], mine: Sequence[Tensor], purpose: Purpose
+    ) -> None:
+        """Fill `theirs` with what the others have for this worker, and give them `mine`.
+
+        gloo's own all-to-all sends two large messages between two workers one after the other: that
+        a receiver is ready travels behind the message that it sends itself. Here all say first that
+        they are ready, and both directions of a link are used: at 100 Mbit/s it takes half as long.
+        """
+        group, tag = self._groups[purpose], next(self._tags[purpose]) % MAX_TAG
+        theirs[self.rank].copy_(mine[self.rank])
+        others = [(self.rank + distance) % self.size for distance in range(1, self.size)]
+        pending = [
+            dist.irecv(theirs[other], group=group, group_src=other, tag=tag)
+            for other in reversed(others)
+            if theirs[other].numel()
+        ]
+        pending += [
+            dist.isend(mine[other], group=group, group_dst=other, tag=tag)
+            for other in others
+            if mine[other].numel()
+        ]
+        for message in pending:
+            assert message is not None  # only a process outside of the group has none
+            message.wait()
 
     @contextmanager
     def _watch(self, collective: str, purpose: Purpose) -> Iterator[None]:
