@@ -112,8 +112,8 @@ def train_with(
     chosen = {
         "model": model,
         "fit": fit,
-        "config": config.model_dump(),
-        "training": training.model_dump() if training else None,
+        "config": config.model_dump(mode="json"),
+        "training": training.model_dump(mode="json") if training else None,
         **(extra or {}),
     }
     identity = {**chosen, "dataset": dataset.info.hash}

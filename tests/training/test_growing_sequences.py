@@ -80,7 +80,7 @@ def begin_like_(static: nn.Module, growing: nn.Module) -> None:
         ("sasrec", {"loss": "sampled_softmax", "num_negatives": 8}, {"optimizer": "adagrad"}),
         ("gru4rec", {}, {"optimizer": "adam", "clip_norm": 0.5}),
         ("gru4rec", {"loss": "bce", "num_negatives": 4}, {"optimizer": "clippy", "clip_norm": 0.5}),
-        ("m3", {}, {"optimizer": "adam"}),
+        ("m3", {}, {"optimizer": "lazy_adam", "clip_norm": 0.5}),
         ("m3", {"output": "tied"}, {"optimizer": "adagrad", "clip_norm": 0.5}),
         (
             "m3",
