@@ -38,8 +38,11 @@ def candidate_bce(
         reduction: "mean" averages targets and negatives separately and adds the two; "sum" adds
             all terms of a row and averages over rows.
     """
-    is_static = isinstance(table, Tensor) and isinstance(bias, Tensor)
-    if is_static and kernels.can_run(queries, table, bias):
+    if (
+        isinstance(table, Tensor)
+        and isinstance(bias, Tensor)
+        and kernels.can_run(queries, table, bias)
+    ):
         loss: Tensor = _CandidateBCE.apply(  # type: ignore[no-untyped-call]
             queries, table, bias, candidates, num_targets, reduction
         )

@@ -28,6 +28,11 @@ def items(dim: int | None = 3, *, std: float = 0.5, **settings: Any) -> GrowingI
     return GrowingItems(NUM_ITEMS, dim, config, std=std)
 
 
+def follow(loss: Any) -> None:
+    """Make the gradient of a loss."""
+    loss.backward()
+
+
 def codes(*values: int) -> Tensor:
     return torch.tensor(values)
 
@@ -65,8 +70,8 @@ def test_to_be_read_is_no_sight() -> None:
     table = items(admission={"min_count": 2}, expiry={"max_age": 1, "every": 1})
     table.see_(codes(1, 1, 2))
     for _ in range(3):
-        all_rows(table).sum().backward()
-        gather_rows(table, codes(2, 3)).sum().backward()
+        follow(all_rows(table).sum())
+        follow(gather_rows(table, codes(2, 3)).sum())
         assert [code for code in range(1, 7) if table.whole()[code].any()] == [1]
         table.rows.apply_gradients_(0.1)
     assert len(table.rows) == 0  # its last sight was before the first step
@@ -82,7 +87,7 @@ def test_all_reads_of_a_step_are_one_gradient(reads_all_first: bool) -> None:
     if not reads_all_first:
         table.see_(codes(3))  # what was read is of before
     vectors, factors = gather_rows(table, codes(2, 2)), torch.arange(7.0)[:, None]
-    ((table.whole() * factors).sum() + 10 * vectors.sum()).backward()
+    follow((table.whole() * factors).sum() + 10 * vectors.sum())
     norm = nn.utils.clip_grad_norm_(table.rows.read_rows(), 1e9)
     assert norm.item() == pytest.approx((3 * (1 + 22**2 + 9)) ** 0.5)  # each row once
     table.rows.apply_gradients_(0.1)
@@ -96,7 +101,7 @@ def test_the_whole_is_read_again_when_a_row_changed() -> None:
     with torch.no_grad():
         first = table.whole()
         assert table.whole() is first
-    table.whole().sum().backward()
+    follow(table.whole().sum())
     table.rows.apply_gradients_(0.5)
     with torch.no_grad():
         torch.testing.assert_close(first[1] - table.whole()[1], torch.full((3,), 0.5))
@@ -108,15 +113,14 @@ def test_the_whole_is_read_again_when_a_row_changed() -> None:
     with torch.inference_mode():
         table.eval().whole()
     query = torch.ones(3, requires_grad=True)
-    (table.whole() @ query).sum().backward()  # what was read for inference takes no part
+    follow((table.whole() @ query).sum())  # what was read for inference takes no part
 
 
 def test_numbers_in_place_of_vectors() -> None:
     table = items(None, std=0.0)
     table.see_(codes(1, 5))
     assert table.shape == table.whole().shape == (7,)
-    loss = gather_rows(table, torch.tensor([[5, 1], [5, 2]])).sum() - table.whole()[1]
-    loss.backward()
+    follow(gather_rows(table, torch.tensor([[5, 1], [5, 2]])).sum() - table.whole()[1])
     table.rows.apply_gradients_(0.1)
     torch.testing.assert_close(table.whole(), torch.tensor([0, 0, 0, 0, 0, -0.2, 0]))
 
@@ -144,10 +148,10 @@ def test_rows_follow_their_items_into_a_longer_catalogue() -> None:
 def test_rows_that_moved_without_a_sight_are_among_the_changes() -> None:
     table, copy = items(), items().eval()
     table.see_(codes(1, 2))
-    table.whole().sum().backward()
+    follow(table.whole().sum())
     table.rows.apply_gradients_(0.1)
     copy.rows.apply_changes_(table.rows.export_changes())
-    table.whole().square().sum().backward()
+    follow(table.whole().square().sum())
     table.rows.apply_gradients_(0.1)
     copy.rows.apply_changes_(table.rows.export_changes(since=copy.rows.step))
     assert torch.equal(copy.whole(), table.eval().whole())

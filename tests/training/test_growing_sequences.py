@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from ensue.data.histories import HistoryBatch, Histories
+from ensue.data.histories import Histories, HistoryBatch
 from ensue.models.base import Model
 from ensue.models.sequential.caser import Caser, CaserConfig
 from ensue.models.sequential.gru4rec import GRU4Rec, GRU4RecConfig

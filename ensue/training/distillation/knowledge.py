@@ -132,7 +132,7 @@ class KnowledgeTerm:
             )
         if method in ("kd-sim", "kd-pt+sim"):
             self._rows = unit_rows(
-                all_rows(teacher.output_embedding), center_rows=config.center_rows
+                all_rows(self._teacher.output_embedding), center_rows=config.center_rows
             )
         # label; and p_t, or a compact target, or the teacher's queries
         self.num_tensors = 1
