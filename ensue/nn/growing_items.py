@@ -9,6 +9,7 @@ Shapes: I items, D width, N codes, R rows of a part.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -134,6 +135,25 @@ def name_items_(model: nn.Module, ids: Tensor) -> None:
     """Let all growing tables of a model find the items by ids [I + 1]; see `GrowingItems.name_`."""
     for table in item_tables(model):
         table.name_(ids)
+
+
+def take_rows_(model: nn.Module, other: nn.Module) -> None:
+    """Let the growing tables of a new model begin with the rows of another model of its kind.
+
+    Items are found by their ids, which `name_items_` gave; the catalogues may differ. The state of
+    the optimizer begins anew, and counts of sights do.
+
+    Raises:
+        ValueError: the models do not have the same number of growing tables, or one has rows.
+    """
+    own, given = item_tables(model), item_tables(other)
+    if len(own) != len(given) or any(len(table.rows) for table in own):
+        raise ValueError(
+            f"take_rows_ needs as many growing tables without rows as the other model has, "
+            f"{len(given)}; got tables of {[len(table.rows) for table in own]} rows"
+        )
+    for table, source in zip(own, given, strict=True):
+        table.rows.apply_changes_(replace(source.rows.export_changes(), step=0))
 
 
 def all_rows(table: Tensor | GrowingItems) -> Tensor:

@@ -250,13 +250,13 @@ def _model_maker(name: str, config: Config, dataset: Dataset) -> Callable[[], Mo
         if isinstance(model, TwoTower):
             model.fill_features_(items, users)
         if isinstance(config, ItemsConfig) and config.growth is not None:
-            name_items_(model, _item_ids(dataset))
+            name_items_(model, item_ids(dataset))
         return model
 
     return make
 
 
-def _item_ids(dataset: Dataset) -> Tensor:
+def item_ids(dataset: Dataset) -> Tensor:
     """Return the 64-bit ids of items [I + 1], from their raw ids alone; 0 is padding."""
     ids = value_ids("item", dataset.item_ids.raw)
     return torch.from_numpy(np.concatenate([np.zeros(1, dtype=np.int64), ids]))

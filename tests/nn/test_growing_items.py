@@ -16,6 +16,7 @@ from ensue.nn.growing_items import (
     item_tables,
     name_items_,
     see_items_,
+    take_rows_,
 )
 from ensue.nn.hashing import start_values
 from ensue.nn.table_config import TableConfig
@@ -139,10 +140,23 @@ def test_rows_follow_their_items_into_a_longer_catalogue() -> None:
     old.name_(codes(0, 11, -12, 13, 14, 15, 16))
     new.name_(codes(0, 16, 99, -12, 11, 13, 98, 15, 14))
     old.see_(codes(1, 2, 6))
-    new.rows.apply_changes_(old.rows.export_changes())
+    follow(old.whole().sum())
+    old.rows.apply_gradients_(0.1)
+    take_rows_(new, old)
+    assert new.rows.step == 0
     expected = torch.zeros(9, 3)
     expected[[4, 3, 1]] = old.whole()[[1, 2, 6]].detach()
     assert torch.equal(new.eval().whole(), expected)
+
+
+def test_rows_are_taken_by_new_tables_alone() -> None:
+    old = nn.ModuleList([items(), items(None, std=0.0)])
+    with pytest.raises(ValueError, match=r"other model has, 2; got tables of \[0\] rows"):
+        take_rows_(items(), old)
+    used = items()
+    used.see_(codes(1, 2))
+    with pytest.raises(ValueError, match=r"got tables of \[2\] rows"):
+        take_rows_(used, items())
 
 
 def test_rows_that_moved_without_a_sight_are_among_the_changes() -> None:

@@ -13,10 +13,14 @@ import torch
 from ensue.data.dataset import Dataset
 from ensue.data.ranking.value_ids import value_ids
 from ensue.errors import ConfigError, EnsueError, UsageError
-from ensue.nn.growing_items import count_numbers, item_tables
+from ensue.models.sequential.m3 import M3
+from ensue.nn.growing_items import count_numbers, item_tables, name_items_, take_rows_
 from ensue.runs.distill import distill
 from ensue.runs.run import Run, load
-from ensue.runs.train import train
+from ensue.runs.train import item_ids, train
+from ensue.training.config import TrainingConfig
+from ensue.training.loop import TrainingLoop
+from ensue.training.objectives import make_objective
 from tests.helpers import make_dataset
 from tests.training.test_resume import assert_same_run, stop_after
 
@@ -92,17 +96,23 @@ def test_rows_outlive_a_new_catalogue(tmp_path: Path) -> None:
     new = make_dataset(tmp_path / "new", [[2, 4, 6], [1, 5, 3]], split="none")
     table = pl.DataFrame({"raw_id": ["x", "i4", "y", "i2", "i1", "i3"]})
     table.write_ipc(new.path / "items.arrow")
-    runs = [
-        train("gru4rec", data, out=tmp_path / name, **{**FAST, "epochs": 1})
-        for name, data in (("run", old), ("again", Dataset(new.path)))
-    ]
-    given, rows = (run.model.item_embedding for run in runs)
-    assert isinstance(given, torch.nn.Module)
-    assert isinstance(rows, torch.nn.Module)
-    rows.rows.apply_changes_(given.rows.export_changes())  # type: ignore[operator,union-attr]
-    before, after = (run.model.item_table()[0] for run in runs)  # type: ignore[operator]
-    assert torch.equal(after[[5, 4, 6, 2]], before[[1, 2, 3, 4]])
-    assert not after[[1, 3]].any()
+    run = train("m3", old, out=tmp_path / "run", **{**FAST, "epochs": 1})
+    given: Any = run.model
+    model: Any = M3(given.config, num_users=2, num_items=6)
+    name_items_(model, item_ids(Dataset(new.path)))
+    objective = make_objective(model, new.histories(), batch_size=2, seed=0)
+    loop = TrainingLoop(model, objective, TrainingConfig(epochs=1), directory=tmp_path / "again")
+    take_rows_(model, given)
+    with torch.no_grad():
+        for before, after in zip(given.item_table(), model.item_table(), strict=True):
+            assert torch.equal(after[[5, 4, 6, 2]], before[[1, 2, 3, 4]])
+            assert not after[[1, 3]].any()
+        loop_began = model.item_table()[0].clone()
+    loop.run()
+    with torch.no_grad():
+        change = model.item_table()[0] - loop_began
+    assert change[[2, 4, 5, 6]].any(dim=1).all()  # rows of before are trained on
+    assert 0 < change[[2, 4, 5, 6]].abs().max() < 0.01
 
 
 def test_what_has_static_tables_says_so(dataset: Dataset, tmp_path: Path) -> None:
