@@ -131,9 +131,8 @@ class KnowledgeTerm:
                 cache, histories, num_items=self._num_items, temperature=config.temperature
             )
         if method in ("kd-sim", "kd-pt+sim"):
-            self._rows = unit_rows(
-                all_rows(self._teacher.output_embedding), center_rows=config.center_rows
-            )
+            table: Any = teacher.output_embedding
+            self._rows = unit_rows(all_rows(table), center_rows=config.center_rows)
         # label; and p_t, or a compact target, or the teacher's queries
         self.num_tensors = 1
         if method in NEED_RANKING:
