@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ensue.evaluation.significance import compare
     from ensue.runs.distill import distill
     from ensue.runs.distill_classifier import distill_arrays, distill_classifier
+    from ensue.runs.plan import plan
     from ensue.runs.profile import Profile, profile
     from ensue.runs.ranker import RankingRun, load_ranker
     from ensue.runs.run import Run, load
@@ -49,6 +50,7 @@ __all__ = [
     "generate",
     "load",
     "load_ranker",
+    "plan",
     "prepare",
     "prepare_ranking",
     "profile",
@@ -76,6 +78,7 @@ _HOMES = {
     "generate": "ensue.data.synthetic",
     "load": "ensue.runs.run",
     "load_ranker": "ensue.runs.ranker",
+    "plan": "ensue.runs.plan",
     "prepare": "ensue.data.prepare",
     "prepare_ranking": "ensue.data.ranking.prepare",
     "profile": "ensue.runs.profile",

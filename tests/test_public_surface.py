@@ -29,6 +29,7 @@ SURFACE = [
     "generate",
     "load",
     "load_ranker",
+    "plan",
     "prepare",
     "prepare_ranking",
     "profile",

@@ -24,6 +24,7 @@ from ensue.cli.evaluate import evaluate
 from ensue.cli.fetch import fetch
 from ensue.cli.index import index
 from ensue.cli.output import print_text
+from ensue.cli.plan import plan
 from ensue.cli.predict import predict
 from ensue.cli.prepare import prepare
 from ensue.cli.profile import profile
@@ -97,6 +98,7 @@ app.command()(tune)
 app.command()(distill)
 app.command()(tradeoff)
 app.command()(stability)
+app.command()(plan)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(index)

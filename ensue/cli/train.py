@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,13 @@ def train(
     optimizer: Annotated[
         str | None,
         typer.Option(help="adam, lazy_adam, adagrad or clippy; the same as --set optimizer=..."),
+    ] = None,
+    distributed: Annotated[
+        str | None,
+        typer.Option(
+            help="des, table_wise, row_wise or replicated: how a ranking model is divided among "
+            "the processes that torchrun starts."
+        ),
     ] = None,
     fit: Annotated[
         str, typer.Option(help="train, or train+validation for the final model.")
@@ -68,8 +76,13 @@ def train(
     }
     with resumable("A checkpoint is", output):
         if model in RANKERS:
-            ranker = train_ranker(model, data, **options)
-            print_ranking_run(ranker, as_json=as_json)
+            ranker = train_ranker(model, data, distributed=distributed, **options)
+            if os.environ.get("RANK", "0") == "0":  # of several processes the first one tells
+                print_ranking_run(ranker, as_json=as_json)
             return
+        if distributed is not None:
+            raise UsageError(
+                f"--distributed divides ranking models ({', '.join(RANKERS)}); got {model!r}."
+            )
         run = train(model, data, **options)
     print_run(run, title=model, next_command=f"ensue evaluate {run.path}", as_json=as_json)

@@ -55,10 +55,15 @@ def task_losses(
         weights: [B, M], 0 or more.
     """
     losses = row_losses(logits, labels, kinds)
-    weights = torch.where(labels.isnan(), 0.0, weights).to(losses.dtype)
+    weights = label_weights(labels, weights).to(losses.dtype)
     total = (losses * weights).sum(dim=0)
     shares = weights.sum(dim=0)
     return total / torch.where(shares > 0, shares, 1.0)
+
+
+def label_weights(labels: Tensor, weights: Tensor) -> Tensor:
+    """Return the weights [B, M], 0 where there is no label."""
+    return torch.where(labels.isnan(), 0.0, weights)
 
 
 def _loss(kind: TaskKind, logits: Tensor, labels: Tensor) -> Tensor:

@@ -106,6 +106,8 @@ class CrossMixture(nn.Module):
 class CrossNetwork(nn.Module):
     """Cross layers one after the other: l of them hold products of up to l + 1 inputs.
 
+    width: H.
+
     Args:
         rank: None is full.
         num_experts: of each layer; more than one needs a rank.
@@ -122,6 +124,7 @@ class CrossNetwork(nn.Module):
         normalize: bool = False,
     ) -> None:
         super().__init__()
+        self.width = width
         self.layers = nn.ModuleList(
             _cross(width, rank, num_experts=num_experts) for _ in range(num_layers)
         )

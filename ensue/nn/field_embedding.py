@@ -11,7 +11,7 @@ columns; S values of bags; V values of a vocabulary, R rows of the table.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -61,11 +61,20 @@ class Fields(NamedTuple):
         return torch.cat([vectors, self.dense], dim=1) if self.dense.shape[1] else vectors
 
 
+class LookUp(Protocol):
+    """Another way to the vectors of what is looked up: rows may be with other processes."""
+
+    def __call__(self, fields: FieldEmbedding, batch: RankingBatch) -> Tensor:
+        """Return the vectors [B, number of categorical columns and bags, D]."""
+
+
 class FieldEmbedding(nn.Module):
     """Vectors of the columns: categorical ones, bags and histories, then numbers, then vectors.
 
     names: of the F fields, in their order. num_dense: P.
     width: of all of it side by side.
+    vocabulary_of: the vocabulary of each part of the table; parts are numbered in this order.
+    look_up: how rows are had; None is from `table`.
 
     Args:
         dense: numbers and vectors are no fields but dense inputs: a number (0 where missing), all
@@ -93,17 +102,18 @@ class FieldEmbedding(nn.Module):
     ) -> None:
         super().__init__()
         self.dim, self.is_dense = dim, dense
+        self.look_up: LookUp | None = None
         self._categorical = schema.of_kind("categorical")
         self._bags = schema.of_kind("multi", "history")
         self._numeric, self._vectors = schema.of_kind("numeric"), schema.of_kind("vector")
-        self._vocabulary_of = _vocabularies([*self._categorical, *self._bags], share=share)
-        self._key_of = {key: n for n, key in enumerate(self._vocabulary_of)}
+        self.vocabulary_of = _vocabularies([*self._categorical, *self._bags], share=share)
+        self._key_of = {key: n for n, key in enumerate(self.vocabulary_of)}
         self._share = share
         self.table: FieldTable | None = None
         if self._key_of:
-            sizes = {key: schema.vocabularies[name] for key, name in self._vocabulary_of.items()}
+            sizes = {key: schema.vocabularies[name] for key, name in self.vocabulary_of.items()}
             self.table = (tables or TableChoice()).make(sizes, dim)
-        keys = torch.tensor([self._key(column) for column in self._categorical], dtype=torch.long)
+        keys = torch.tensor([self.key(column) for column in self._categorical], dtype=torch.long)
         self.register_buffer("keys", keys, persistent=False)
         # Of the type and on the device that is computed with, where there is no parameter.
         self.register_buffer("zero", torch.zeros(()), persistent=False)
@@ -133,7 +143,7 @@ class FieldEmbedding(nn.Module):
     def count_values_(self, counts: Mapping[str, Tensor]) -> None:
         """Take note of how many training rows have each value, [V + 1] of each vocabulary."""
         if isinstance(self.table, StaticTable):
-            known = {k: counts[name] for k, name in self._vocabulary_of.items() if name in counts}
+            known = {k: counts[name] for k, name in self.vocabulary_of.items() if name in counts}
             self.table.keep_frequent_(known)
 
     def _add_attention(self, history: HistoryPooling) -> None:
@@ -167,6 +177,8 @@ class FieldEmbedding(nn.Module):
 
     def _embedded(self, batch: RankingBatch) -> list[Tensor]:
         """Return the vectors [B, number of fields, D] of what is looked up in the table."""
+        if self.look_up is not None:
+            return [self.look_up(self, batch)]
         if self.table is None:
             return []
         looked_up: list[Tensor] = []
@@ -177,7 +189,7 @@ class FieldEmbedding(nn.Module):
                 target = looked_up[0][:, self._target_of[column.name]]
                 looked_up.append(self._attended(number, bag, target)[:, None])
             else:
-                looked_up.append(self._bag(bag, self._key(column))[:, None])
+                looked_up.append(self._bag(bag, self.key(column))[:, None])
         return looked_up
 
     def _bag(self, bag: Bag, key: int) -> Tensor:
@@ -187,7 +199,7 @@ class FieldEmbedding(nn.Module):
     def _attended(self, number: int, bag: Bag, target: Tensor) -> Tensor:
         """Return the history [B, D] as a row's own value [B, D] sees it."""
         assert self.table is not None
-        keys = self.keys.new_tensor([self._key(self._bags[number])])
+        keys = self.keys.new_tensor([self.key(self._bags[number])])
         values = self.table(bag.values[:, None], keys)[:, 0]
         pooled: Tensor = self.attention[str(number)](values, bag.offsets, target)
         return pooled
@@ -217,8 +229,8 @@ class FieldEmbedding(nn.Module):
             parts += [filled, is_missing.any(dim=1, keepdim=True).to(dtype)]
         return torch.cat(parts, dim=1)
 
-    def _key(self, column: RankingColumn) -> int:
-        """Return the number of the vocabulary, in the table, of a column."""
+    def key(self, column: RankingColumn) -> int:
+        """Return the number of the part of the table that has the rows of a column."""
         return self._key_of[column.vocabulary if self._share else column.name]
 
 

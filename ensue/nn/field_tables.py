@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ensue.errors import DataError
-from ensue.nn.bags import bag_mean, mean_weights
+from ensue.nn.bags import bag_mean, bag_sum, mean_weights
 from ensue.nn.dynamic_embedding import DynamicEmbedding
 from ensue.nn.embedding import gather_rows
 from ensue.nn.sparse_rows import bag_sum_sparse, gather_rows_sparse
@@ -36,6 +36,14 @@ class FieldTable(nn.Module, ABC):
     def bag(self, values: Tensor, offsets: Tensor, key: int) -> Tensor:
         """Return the mean row of each bag [B, D], given values [S] of one vocabulary; 0 of none."""
 
+    @abstractmethod
+    def sums(self, values: Tensor, keys: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of the rows of each bag [B, D]; 0 of an empty one.
+
+        Args:
+            values: [S], each of its own vocabulary keys [S]. offsets: [B + 1]. weights: [S].
+        """
+
 
 class StaticTable(FieldTable):
     """One table for several vocabularies, each of which has V + 1 rows of it: code 0 is the first.
@@ -55,9 +63,9 @@ class StaticTable(FieldTable):
         num_rows = torch.tensor([size + 1 for size in sizes.values()], dtype=torch.long)
         first_rows = num_rows.cumsum(0) - num_rows
         self.register_buffer("first_rows", first_rows, persistent=False)
-        total = int(num_rows.sum())
+        total = sum(size + 1 for size in sizes.values())
         weight = torch.randn(total, dim) * (START_LENGTH / dim**0.5)
-        weight[first_rows] = 0
+        weight[first_rows[num_rows > 0]] = 0
         self.weight = nn.Parameter(weight)
         if min_count > 1:
             self.register_buffer("row_of", torch.arange(total, dtype=torch.int32))
@@ -75,6 +83,16 @@ class StaticTable(FieldTable):
             return bag_mean(self.weight, rows, offsets)
         weights = mean_weights(offsets, len(rows), self.weight.dtype)
         return bag_sum_sparse(self.weight, rows, offsets, weights)
+
+    def sums(self, values: Tensor, keys: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of the rows of each bag [B, D]; 0 of an empty one.
+
+        Args:
+            values: [S] codes, each of its own vocabulary keys [S]. offsets: [B + 1]. weights: [S].
+        """
+        rows = self._rows(values + self.first_rows[keys])
+        add_up = bag_sum_sparse if self.is_sparse else bag_sum
+        return add_up(self.weight, rows, offsets, weights)
 
     def keep_frequent_(self, counts: Mapping[str, Tensor]) -> None:
         """Let values with counts [V + 1] below min_count, in training, use the row of the unknown.
@@ -125,6 +143,14 @@ class GrowingTable(FieldTable):
     def bag(self, values: Tensor, offsets: Tensor, key: int) -> Tensor:
         """Return the mean row of each bag [B, D], given ids [S]; 0 of an empty one."""
         return self.rows.bag(self._marked(values, self.marks[key]), offsets)
+
+    def sums(self, values: Tensor, keys: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of the rows of each bag [B, D]; 0 of an empty one.
+
+        Args:
+            values: [S] ids, each of its own vocabulary keys [S]. offsets: [B + 1]. weights: [S].
+        """
+        return bag_sum(self.rows, self._marked(values, self.marks[keys]), offsets, weights)
 
     def _marked(self, ids: Tensor, marks: Tensor) -> Tensor:
         """Return the ids of parts of the table; 0 stays what it is: missing."""

@@ -10,8 +10,8 @@ from ensue.data.ranking.dataset import RankingDataset
 from ensue.errors import UsageError
 from ensue.evaluation.ranking.evaluator import RankingProtocol, evaluate_ranking
 from ensue.models.ranking.table import get_ranker_preset
+from ensue.runs.make_ranker import make_ranker, resolve_ranking_settings
 from ensue.runs.stability_problem import Bench, Problem, Quality
-from ensue.runs.train_ranker import make_ranker, resolve_ranking_settings
 
 KINDS = {"binary": "auc", "regression": "rmse"}
 

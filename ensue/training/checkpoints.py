@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,60 @@ class Progress:
         return counters
 
 
+class Checkpoints:
+    """The checkpoints of a training in a folder, by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def exists(self, name: str) -> bool:
+        """Return whether there is a checkpoint of this name."""
+        return self._path(name).is_file()
+
+    def save(
+        self,
+        name: str,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        gathered: dict[str, Tensor],
+        counters: dict[str, Any],
+    ) -> None:
+        """Write the state of all that a training has, in the place of the last one of this name.
+
+        Args:
+            gathered: by the objective.
+            counters: JSON.
+        """
+        save_checkpoint(self._path(name), model, optimizer, gathered, counters)
+
+    def load(
+        self, name: str, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Restore what `save` wrote, in place; return what was gathered, and the counters.
+
+        Raises:
+            RunError: the file is damaged or belongs to another model.
+        """
+        return load_checkpoint(self._path(name), model, optimizer)
+
+    def save_weights(self, name: str, model: nn.Module) -> None:
+        """Write the state of the model alone."""
+        save_tensors(self._path(name), model.state_dict(), {})
+
+    def load_weights(self, name: str, model: nn.Module) -> None:
+        """Restore what `save_weights` wrote."""
+        weights, _ = load_tensors(self._path(name))
+        model.load_state_dict(weights)
+
+    def copy(self, name: str, to: str) -> None:
+        """Have a checkpoint by another name too."""
+        with atomic_file(self._path(to)) as temporary:
+            shutil.copyfile(self._path(name), temporary)
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+
 def save_checkpoint(
     path: Path,
     model: nn.Module,
@@ -69,14 +124,7 @@ def save_checkpoint(
         gathered: by the objective.
         counters: JSON.
     """
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
-    tensors |= {f"objective.{name}": value for name, value in gathered.items()}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer.{name}.{key}"] = value
-    tensors["generator.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["generator.cuda"] = torch.cuda.get_rng_state()
+    tensors = training_state(model, optimizer, gathered)
     save_tensors(path, tensors, {"counters": json.dumps(counters)})
 
 
@@ -89,9 +137,33 @@ def load_checkpoint(
         RunError: the file is damaged or belongs to another model.
     """
     tensors, metadata = load_tensors(path)
-    model.load_state_dict(_under(tensors, "model."))
+    restore_training(tensors, model, optimizer)
+    counters: dict[str, Any] = json.loads(metadata["counters"])
+    return under(tensors, "objective."), counters
+
+
+def training_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, gathered: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return all tensors of a checkpoint by name."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"objective.{name}": value for name, value in gathered.items()}
     for name, parameter in model.named_parameters():
-        state = _under(tensors, f"optimizer.{name}.")
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer.{name}.{key}"] = value
+    tensors["generator.cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["generator.cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def restore_training(
+    tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Set model, optimizer and generators to the `training_state`."""
+    model.load_state_dict(under(tensors, "model."))
+    for name, parameter in model.named_parameters():
+        state = under(tensors, f"optimizer.{name}.")
         if state:
             optimizer.state[parameter] = {
                 key: value.to(parameter.device) for key, value in state.items()
@@ -99,8 +171,6 @@ def load_checkpoint(
     torch.set_rng_state(tensors["generator.cpu"])
     if torch.cuda.is_available() and "generator.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["generator.cuda"])
-    counters: dict[str, Any] = json.loads(metadata["counters"])
-    return _under(tensors, "objective."), counters
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -129,7 +199,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from None
 
 
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()

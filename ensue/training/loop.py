@@ -7,7 +7,6 @@ its last checkpoint to the same weights, bit for bit, as one that never stopped.
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import threading
 import time
@@ -20,21 +19,15 @@ import torch
 from torch import nn
 
 from ensue.errors import ConfigError, RunError
-from ensue.files import atomic_file
 from ensue.optim.clipping import clip_whole_gradient_
 from ensue.optim.clippy import Clippy
 from ensue.progress import Advance, note, track
-from ensue.training.checkpoints import (
-    Progress,
-    load_checkpoint,
-    load_tensors,
-    save_checkpoint,
-    save_tensors,
-)
+from ensue.training.checkpoints import Checkpoints, Progress
 from ensue.training.config import TrainingConfig
 from ensue.training.log import TrainingLog, peak_memory_bytes
 from ensue.training.objective import Batch, MultitaskObjective, Objective
 from ensue.training.optimizers import growing_tables, make_optimizer, use_sparse_gradients_
+from ensue.training.peers import NO_WISHES, Alone, Peers, Wishes
 from ensue.training.prefetch import prefetch
 from ensue.training.schedules import learning_rate
 from ensue.training.spikes import SpikeWatch
@@ -61,6 +54,8 @@ class TrainingLoop:
     Args:
         validate: returns metrics of the model; None trains all epochs and keeps the last weights.
         on_validation: is told the epoch and the metrics of each validation, after its checkpoint.
+        peers: the other processes of the training, which all run this loop.
+        checkpoints: None has them in files of this process.
 
     watch: what looks for spikes, and has those that are in no line of the log; None without it.
     """
@@ -74,6 +69,8 @@ class TrainingLoop:
         directory: Path,
         validate: Validate | None = None,
         on_validation: OnValidation | None = None,
+        peers: Peers | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.model, self.objective, self.config = model, objective, config
         self.validate = validate
@@ -85,7 +82,8 @@ class TrainingLoop:
         tasks = objective.tasks if isinstance(objective, MultitaskObjective) else ("loss",)
         is_watched = config.watch_spikes or config.rollback
         self.watch = SpikeWatch(model, tasks) if is_watched else None
-        self._checkpoints = directory / "checkpoints"
+        self.peers: Peers = peers or Alone()
+        self.checkpoints = checkpoints or Checkpoints(directory / "checkpoints")
         self._directory = directory
         self._stop_requested = False
 
@@ -98,14 +96,18 @@ class TrainingLoop:
             KeyboardInterrupt: Ctrl-C; a checkpoint was written first.
             StopTraining: on_validation raised it.
         """
-        torch.manual_seed(self.config.seed)  # dropout; the caller's generators are its own concern
+        # Dropout draws from it; the caller's generators are its own concern.
+        torch.manual_seed(self.peers.seed(self.config.seed))
         progress = Progress()
-        last = self._checkpoints / "last.safetensors"
-        if resume and last.is_file():
+        if resume and self.checkpoints.exists("last"):
             progress = self._load("last")
         log = self._open_log(progress)
         total = self.config.epochs * self.objective.num_examples
-        with self._interruptible(), track("train", total, unit="examples") as advance:
+        shown = self.peers.is_first
+        with (
+            self._interruptible(),
+            track("train", total, unit="examples", enabled=shown) as advance,
+        ):
             advance(self._done(progress))
             while progress.epoch <= self.config.epochs and not self._is_stale(progress):
                 try:
@@ -113,17 +115,18 @@ class TrainingLoop:
                 except DivergenceError:
                     if not self._may_roll_back(progress):
                         raise
-                    log.close()
+                    if log:
+                        log.close()
                     done = self._done(progress)
                     progress = self._roll_back()
                     advance(self._done(progress) - done)
                     log = self._open_log(progress)
                 else:
                     self._end_epoch(progress, log)
-        log.close()
+        if log:
+            log.close()
         if progress.best_epoch:
-            weights, _ = load_tensors(self._checkpoints / "best.safetensors")
-            self.model.load_state_dict(weights)
+            self.checkpoints.load_weights("best", self.model)
         self.model.eval()
         return progress
 
@@ -151,13 +154,14 @@ class TrainingLoop:
                 self._keep_if_sound(progress)
             size = self.objective.count(batch)
             self._set_learning_rate(progress)
-            loss_sum += self._step(batch).double() * size
+            is_due = time.perf_counter() - saved >= self.config.checkpoint_seconds
+            loss, agreed = self._step(batch, Wishes(self._stop_requested, is_due))
+            loss_sum += loss.double() * size
             progress.batch += 1
             progress.steps += 1
             progress.examples += size
             now = time.perf_counter()
-            is_due = now - saved >= self.config.checkpoint_seconds
-            if self._stop_requested or is_due or now - shown >= SHOW_SECONDS:
+            if any(agreed) or now - shown >= SHOW_SECONDS:
                 shown = now
                 progress.loss_sum = self._finite(loss_sum, progress)
                 progress.seconds = seconds_before + now - started
@@ -167,10 +171,10 @@ class TrainingLoop:
                     loss=progress.loss_sum / progress.examples,
                 )
                 examples_before = progress.examples
-            if self._stop_requested or is_due:
+            if any(agreed):
                 self._save(progress)
                 saved = time.perf_counter()
-            if self._stop_requested:
+            if agreed.stop:
                 raise KeyboardInterrupt
         progress.loss_sum = self._finite(loss_sum, progress)
         progress.seconds = seconds_before + time.perf_counter() - started
@@ -185,17 +189,18 @@ class TrainingLoop:
         with closing(prefetch(batches, self.config.prefetch)) as ahead:
             yield from ahead
 
-    def _step(self, batch: Batch) -> torch.Tensor:
-        """Take one optimizer step and return the loss, still on the device."""
+    def _step(self, batch: Batch, wishes: Wishes = NO_WISHES) -> tuple[torch.Tensor, Wishes]:
+        """Take one optimizer step; return the loss, still on the device, and what to do next."""
         batch = [tensor.to(self.device, non_blocking=True) for tensor in batch]
         use_bfloat16 = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=use_bfloat16):
             loss = self.objective.loss(self.model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
+        own = loss.detach()[None]
+        if isinstance(self.objective, MultitaskObjective):
+            own = self.objective.seen_losses
+        seen, agreed = self.peers.combine(own, wishes)
         if self.watch is not None:
-            seen = loss
-            if isinstance(self.objective, MultitaskObjective):
-                seen = self.objective.seen_losses
             self.watch.observe(seen)
         if self.config.clip_norm is not None:
             read = [part for table in self._tables for part in table.read_rows()]
@@ -204,7 +209,7 @@ class TrainingLoop:
         for table in self._tables:
             table.apply_gradients_(self.optimizer.param_groups[0]["lr"])
         self.optimizer.zero_grad(set_to_none=False)  # cleared in place: see nn.embedding
-        return loss.detach()
+        return seen.sum(), agreed
 
     def _set_learning_rate(self, progress: Progress) -> None:
         done = progress.epoch - 1 + progress.examples / self.objective.num_examples
@@ -218,12 +223,12 @@ class TrainingLoop:
         if not math.isfinite(value):
             raise DivergenceError(
                 f"the loss must be finite; it is {value} in epoch {progress.epoch} near batch "
-                f"{progress.batch}. The last good checkpoint is kept in {self._checkpoints}; "
+                f"{progress.batch}. The last good checkpoint is kept in {self.checkpoints.folder}; "
                 "lower learning_rate or set clip_norm."
             )
         return value
 
-    def _end_epoch(self, progress: Progress, log: TrainingLog) -> None:
+    def _end_epoch(self, progress: Progress, log: TrainingLog | None) -> None:
         """Validate, log the epoch, move to the next one, and checkpoint."""
         line: dict[str, Any] = {
             "epoch": progress.epoch,
@@ -244,7 +249,8 @@ class TrainingLoop:
         is_last = progress.epoch == self.config.epochs
         if self.validate and (is_last or progress.epoch % self.config.validate_every == 0):
             line["validation"] = self._validate(progress)
-        log.write(line)
+        if log:
+            log.write(line)
         progress.epoch += 1
         progress.batch, progress.examples = 0, 0
         progress.loss_sum, progress.seconds = 0.0, 0.0
@@ -267,34 +273,30 @@ class TrainingLoop:
             progress.best_value = metrics[self.config.metric]
             progress.best_epoch, progress.best_metrics = progress.epoch, metrics
             progress.stale = 0
-            save_tensors(self._checkpoints / "best.safetensors", self.model.state_dict(), {})
+            self.checkpoints.save_weights("best", self.model)
         else:
             progress.stale += 1
         return metrics
 
     def _save(self, progress: Progress, name: str = "last") -> None:
-        path = self._checkpoints / f"{name}.safetensors"
         gathered = self.objective.state()
         if self.watch is not None:
             gathered = gathered | {f"{WATCH}{k}": v for k, v in self.watch.state().items()}
-        save_checkpoint(path, self.model, self.optimizer, gathered, progress.as_json())
+        self.checkpoints.save(name, self.model, self.optimizer, gathered, progress.as_json())
 
     def _load(self, name: str) -> Progress:
         """Go back to the checkpoint of this name."""
         self.optimizer.state.clear()  # of before the first step there is none
-        path = self._checkpoints / f"{name}.safetensors"
-        gathered, counters = load_checkpoint(path, self.model, self.optimizer)
+        gathered, counters = self.checkpoints.load(name, self.model, self.optimizer)
         seen = {k.removeprefix(WATCH): v for k, v in gathered.items() if k.startswith(WATCH)}
         if self.watch is not None and seen:
             self.watch.load_state(seen)
         self.objective.load_state({k: v for k, v in gathered.items() if not k.startswith(WATCH)})
         return Progress(**counters)
 
-    def _copy(self, name: str, to: str) -> None:
-        with atomic_file(self._checkpoints / f"{to}.safetensors") as temporary:
-            shutil.copyfile(self._checkpoints / f"{name}.safetensors", temporary)
-
-    def _open_log(self, progress: Progress) -> TrainingLog:
+    def _open_log(self, progress: Progress) -> TrainingLog | None:
+        if not self.peers.is_first:
+            return None
         return TrainingLog(
             self._directory, num_epochs=progress.epoch - 1, tensorboard=self.config.tensorboard
         )
@@ -315,7 +317,7 @@ class TrainingLoop:
         if self.watch.detector.is_calm:
             self._save(progress, "sound")
             if progress.best_epoch:
-                self._copy("best", "sound-best")
+                self.checkpoints.copy("best", "sound-best")
 
     def _roll_back(self) -> Progress:
         """Go back to the last sound checkpoint, as if resumed from it at a lower rate."""
@@ -324,7 +326,7 @@ class TrainingLoop:
         step = self.watch.detector.diverged_step
         progress = self._load("sound")
         if progress.best_epoch:
-            self._copy("sound-best", "best")
+            self.checkpoints.copy("sound-best", "best")
         factor = self.config.rollback_factor
         progress.rollback = {"from_step": step, "to_step": progress.steps, "rate_factor": factor}
         note(
@@ -342,7 +344,8 @@ class TrainingLoop:
 
         def request_stop(*_: object) -> None:
             self._stop_requested = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # a second one stops at once
+            if self.peers.is_alone:  # others are told by whoever started them, once more perhaps
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # the next stops at once
 
         before = signal.signal(signal.SIGINT, request_stop)
         try:

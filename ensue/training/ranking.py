@@ -80,7 +80,10 @@ class RankingObjective(MultitaskObjective):
     def task_losses(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the weighted mean loss of each task [M]."""
         rows = RankingBatch.from_tensors(batch, self._schema)
-        losses = task_losses(model(rows), rows.labels, rows.weights, self._kinds)
+        return self._weighted(task_losses(model(rows), rows.labels, rows.weights, self._kinds))
+
+    def _weighted(self, losses: Tensor) -> Tensor:
+        """Return losses [M] times their weights, and remember them for the log."""
         self._sums = self._sums.to(losses.device)
         self._sums += losses.detach()
         self._steps += 1

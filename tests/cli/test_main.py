@@ -21,6 +21,7 @@ VERBS = (
     "tune",
     "distill",
     "tradeoff",
+    "plan",
     "evaluate",
     "compare",
     "index",

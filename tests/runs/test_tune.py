@@ -106,11 +106,11 @@ def stop_training(patch: pytest.MonkeyPatch) -> None:
     """Stop in the second trial, between two steps."""
     step, steps = TrainingLoop._step, [0]
 
-    def limited(loop: TrainingLoop, batch: object) -> object:
+    def limited(loop: TrainingLoop, *batch: Any) -> Any:
         steps[0] += 1
         if steps[0] > 20:
             raise KeyboardInterrupt
-        return step(loop, batch)  # type: ignore[arg-type]
+        return step(loop, *batch)
 
     patch.setattr(TrainingLoop, "_step", limited)
 

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,15 +83,15 @@ def test_clippy_bounds_each_step_of_what_is_no_table(
     moved: dict[str, list[float]] = {}
     step = TrainingLoop._step
 
-    def watched(loop: TrainingLoop, batch: list[torch.Tensor]) -> torch.Tensor:
+    def watched(loop: TrainingLoop, *batch: Any) -> Any:
         before = {name: p.detach().clone() for name, p in loop.model.named_parameters()}
-        loss = step(loop, batch)
+        out = step(loop, *batch)
         for name, parameter in loop.model.named_parameters():
             bound = 0.25 * before[name].abs() + 0.002
             moved.setdefault(name, []).append(
                 float(((parameter.detach() - before[name]).abs() / bound).max())
             )
-        return loss
+        return out
 
     monkeypatch.setattr(TrainingLoop, "_step", watched)
     limits = {"clip_relative": 0.25, "clip_absolute": 0.002, "learning_rate": 0.5}
@@ -208,9 +209,9 @@ def test_the_learning_rate_warms_up_and_decays(
     rates = []
     step = TrainingLoop._step
 
-    def watched(loop: TrainingLoop, batch: object) -> torch.Tensor:
+    def watched(loop: TrainingLoop, *batch: Any) -> Any:
         rates.append(loop.optimizer.param_groups[0]["lr"])
-        return step(loop, batch)  # type: ignore[arg-type]
+        return step(loop, *batch)
 
     monkeypatch.setattr(TrainingLoop, "_step", watched)
     train(

@@ -52,12 +52,12 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, batches: int, error: BaseExcepti
     step = TrainingLoop._step
     done = 0
 
-    def limited(loop: TrainingLoop, batch: object) -> torch.Tensor:
+    def limited(loop: TrainingLoop, *batch: Any) -> Any:
         nonlocal done
         done += 1
         if done > batches:
             raise error
-        return step(loop, batch)  # type: ignore[arg-type]
+        return step(loop, *batch)
 
     monkeypatch.setattr(TrainingLoop, "_step", limited)
 

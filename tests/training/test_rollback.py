@@ -101,12 +101,12 @@ def test_it_resumes_before_and_after(
     whole, _, _ = train(tmp_path / "whole", math.inf)
     step, done = TrainingLoop._step, 0
 
-    def limited(loop: TrainingLoop, batch: Batch) -> Tensor:
+    def limited(loop: TrainingLoop, *batch: Any) -> Any:
         nonlocal done
         done += 1
         if done > stopped:
             raise OSError("gone")
-        return step(loop, batch)
+        return step(loop, *batch)
 
     with monkeypatch.context() as patch:
         patch.setattr(TrainingLoop, "_step", limited)

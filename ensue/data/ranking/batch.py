@@ -52,6 +52,23 @@ class RankingBatch:
         bags = [tensor for bag in self.bags for tensor in bag]
         return [self.labels, self.weights, self.codes, self.numbers, *bags, *self.vectors]
 
+    def rows(self, start: int, end: int) -> RankingBatch:
+        """Return the rows start, ..., end - 1, as far as there are so many."""
+        bags = []
+        for values, offsets in self.bags:
+            own = offsets[start : end + 1]
+            first, last = (int(own[0]), int(own[-1])) if len(own) else (0, 0)
+            kept = own - first if len(own) else offsets.new_zeros(1)
+            bags.append(Bag(values[first:last], kept))
+        return RankingBatch(
+            self.codes[start:end],
+            tuple(bags),
+            self.numbers[start:end],
+            tuple(vectors[start:end] for vectors in self.vectors),
+            self.labels[start:end],
+            self.weights[start:end],
+        )
+
     @classmethod
     def from_tensors(cls, tensors: Sequence[Tensor], schema: RankingSchema) -> RankingBatch:
         """Return the batch of which these are the `tensors()`."""

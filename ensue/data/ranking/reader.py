@@ -36,6 +36,7 @@ class RankingReader:
         window: int | None = None,
         seed: int = 0,
         as_ids: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         """Make a reader.
 
@@ -44,6 +45,8 @@ class RankingReader:
                 None shuffles the whole part. A window's rows are in memory at a time, but those
                 of None, which are read one by one.
             as_ids: give the 64-bit ids of values in place of their codes.
+            share: (rank, N), to read of each batch the rows of one of N processes: an equal number
+                of rows for each, in their order, and what is left for the last ones.
 
         Raises:
             UsageError: a size is less than 1.
@@ -53,6 +56,7 @@ class RankingReader:
                 raise UsageError(f"{name} is 1 or more; got {size}.")
         self.dataset, self.part = dataset, part
         self.batch_size, self.seed, self.as_ids = batch_size, seed, as_ids
+        self._rank, self._num_shares = share
         self._first, end = dataset.bounds(part)
         self.num_rows = end - self._first
         self._is_shuffled = window != 1
@@ -60,6 +64,10 @@ class RankingReader:
         wanted = {None: max(self.num_rows, 1), 1: max(_READ_ROWS, batch_size)}.get(window, window)
         assert wanted is not None
         self.window = -(-wanted // batch_size) * batch_size
+
+    def batch_rows(self, number: int) -> int:
+        """Return how many rows a batch has, those of all processes together."""
+        return min(self.batch_size, self.num_rows - number * self.batch_size)
 
     @property
     def num_batches(self) -> int:
@@ -94,6 +102,8 @@ class RankingReader:
                 stored, base = stored.read(base, self._first + end), 0
             for offset in range(place - start, end - start, self.batch_size):
                 rows = order[offset : offset + self.batch_size]
+                own = -(-len(rows) // self._num_shares)
+                rows = rows[self._rank * own : (self._rank + 1) * own]
                 batch = stored.batch(base + rows, as_ids=self.as_ids)
                 yield self._first + start + rows, batch
             place = end

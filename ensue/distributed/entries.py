@@ -1,0 +1,188 @@
+"""The looked-up values of a batch, and their way to the workers that hold their rows.
+
+Each worker reads rows of its own. The values of a column go to its holders, of several to each what
+it has rows of. What arrives is that of all rows of all workers, in one order everywhere: by worker,
+and within it as it was read. Nothing of a table is sent.
+Shapes: N workers; b rows of each, padded to the same number; F columns, G of them with rows here; S
+values; V values of a vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ensue.data.ranking.batch import RankingBatch
+from ensue.distributed.owners import Group, Owners
+from ensue.distributed.workers import Workers
+
+
+class Entries(NamedTuple):
+    """The values of b rows in F columns, one column after the other.
+
+    values: [S] int64. lengths: [F, b] int32, values of each cell.
+    """
+
+    values: Tensor
+    lengths: Tensor
+
+
+class OwnEntries(NamedTuple):
+    """The values, of all N * b rows, that this worker has rows of in its tables.
+
+    values: [S] int64, in the order of the cells; codes as this worker has them, or ids.
+    lengths: [N, G, b] int32. totals: [N, G, b] int32, with the values that others have.
+    """
+
+    values: Tensor
+    lengths: Tensor
+    totals: Tensor
+
+    @classmethod
+    def none(cls, num_rows: int) -> OwnEntries:
+        """Return the values of no column, of rows of this worker alone."""
+        lengths = torch.zeros(1, 0, num_rows, dtype=torch.int32)
+        return cls(torch.zeros(0, dtype=torch.int64), lengths, lengths)
+
+    @property
+    def offsets(self) -> Tensor:
+        """Where each cell begins among the values, and where the last one ends [N * G * b + 1]."""
+        zero = self.lengths.new_zeros(1, dtype=torch.int64)
+        return torch.cat([zero, self.lengths.flatten().cumsum(0)])
+
+    def of_rows(self, owners: Owners, rank: int) -> OwnEntries:
+        """Return what of values, which all workers have, one has rows of where these are divided.
+
+        Values become codes among its rows.
+        """
+        is_own = owners.places(self.values, owners.size) == rank
+        values = owners.local_codes(self.values[is_own], owners.size)
+        return OwnEntries(values, count_kept(is_own, self.lengths), self.totals)
+
+    def mean_weights(self, offsets: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return 1 / (number of all values of its cell) for each value [S]."""
+        shares = 1.0 / self.totals.flatten().clamp(min=1).to(dtype)
+        return shares.repeat_interleave(offsets.diff(), output_size=len(self.values))
+
+
+def entries_of(batch: RankingBatch, num_rows: int) -> Entries:
+    """Return the values of a batch; rows that it has less than `num_rows` are without values."""
+    size, (_, num_categorical) = len(batch), batch.codes.shape
+    lengths = batch.codes.new_zeros(num_categorical + len(batch.bags), num_rows, dtype=torch.int32)
+    lengths[:num_categorical, :size] = 1
+    for number, bag in enumerate(batch.bags, start=num_categorical):
+        lengths[number, :size] = bag.offsets.diff()
+    values = [batch.codes.T.flatten(), *(bag.values for bag in batch.bags)]
+    return Entries(torch.cat(values), lengths)
+
+
+class KeyExchange:
+    """Sends values to the holders of their rows.
+
+    Per step a worker sends 8 bytes for each value that is not its own, and 4 for each cell that it
+    is of; of bags with several holders 4 more, their full lengths, for a mean is over all.
+    """
+
+    def __init__(self, owners: Owners, workers: Workers) -> None:
+        self.owners, self.workers = owners, workers
+        num_categorical = sum(column.kind == "categorical" for column in owners.columns)
+        # Bags whose holders do not see all of their values.
+        self._is_partial = [
+            number >= num_categorical and owners.is_split(number)
+            for number in range(len(owners.columns))
+        ]
+        self._columns = [owners.columns_of(rank) for rank in range(owners.size)]
+        self._partial = [self._places_of_partial(columns) for columns in self._columns]
+
+    def __call__(self, entries: Entries) -> OwnEntries:
+        """Return the values of the rows of all workers for the tables of this one.
+
+        All workers call it with the same number of rows.
+        """
+        num_rows = entries.lengths.shape[1]
+        parts = self._parts(entries)
+        own, rank = self.workers.size, self.workers.rank
+        heads = [torch.cat([lengths, totals]).flatten() for _, lengths, totals in parts]
+        num_own = len(self._columns[rank]) + len(self._partial[rank])
+        head = self.workers.all_to_all(
+            torch.cat(heads),
+            [len(one) for one in heads],
+            [num_own * num_rows] * own,
+            purpose="ids",
+        ).view(own, num_own, num_rows)
+        lengths = head[:, : len(self._columns[rank])].contiguous()
+        values = self.workers.all_to_all(
+            torch.cat([values for values, _, _ in parts]),
+            [len(values) for values, _, _ in parts],
+            lengths.flatten(1).sum(dim=1).tolist(),
+            purpose="ids",
+        )
+        totals = lengths
+        if self._partial[rank]:
+            totals = lengths.clone()
+            totals[:, self._partial[rank]] = head[:, len(self._columns[rank]) :]
+        return OwnEntries(values, lengths, totals)
+
+    def own_of(self, entries: Entries) -> OwnEntries:
+        """Return what of the values of all rows this worker has rows of; nothing is sent."""
+        rank = self.workers.rank
+        values, lengths, totals = self._parts(entries)[rank]
+        full = lengths.clone()
+        full[self._partial[rank]] = totals
+        return OwnEntries(values, lengths[None], full[None])
+
+    def _places_of_partial(self, columns: tuple[int, ...]) -> list[int]:
+        return [place for place, number in enumerate(columns) if self._is_partial[number]]
+
+    def _parts(self, entries: Entries) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return for each worker values [S], lengths [G, b], and full lengths of partial bags."""
+        ends = entries.lengths.sum(dim=1, dtype=torch.int64).cumsum(0).tolist()
+        starts = [0, *ends[:-1]]
+        values: list[list[Tensor]] = [[entries.values[:0]] for _ in range(self.owners.size)]
+        lengths: list[list[Tensor]] = [[entries.lengths[:0]] for _ in range(self.owners.size)]
+        for group in self.owners.groups:
+            spans = _spans(group.columns)
+            own = torch.cat([entries.values[starts[one] : ends[other]] for one, other in spans])
+            cells = entries.lengths[list(group.columns)]
+            for rank, part in self._divided(own, cells, group):
+                values[rank].append(part.values)
+                lengths[rank].append(part.lengths)
+        parts = []
+        for rank, columns in enumerate(self._columns):
+            partial = [columns[place] for place in self._partial[rank]]
+            totals = entries.lengths[partial]
+            parts.append((torch.cat(values[rank]), torch.cat(lengths[rank]), totals))
+        return parts
+
+    def _divided(self, values: Tensor, lengths: Tensor, group: Group) -> list[tuple[int, Entries]]:
+        """Return the part of each holder in the values of a group of columns."""
+        number = len(group.holders)
+        if number == 1 or self.owners.by_element:
+            return [(rank, Entries(values, lengths)) for rank in group.holders]
+        places = self.owners.places(values, number)
+        codes = self.owners.local_codes(values, number)
+        parts = []
+        for place, rank in enumerate(group.holders):
+            is_own = places == place
+            parts.append((rank, Entries(codes[is_own], count_kept(is_own, lengths))))
+        return parts
+
+
+def count_kept(is_kept: Tensor, lengths: Tensor) -> Tensor:
+    """Return how many of the values [S] of each cell are kept, in the shape of `lengths`."""
+    ends = lengths.flatten().cumsum(0, dtype=torch.int64)
+    before = torch.cat([ends.new_zeros(1), is_kept.cumsum(0)])[ends]
+    return before.diff(prepend=before.new_zeros(1)).to(lengths.dtype).view(lengths.shape)
+
+
+def _spans(columns: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return the first and the last of each stretch of consecutive columns, ascending."""
+    spans: list[tuple[int, int]] = []
+    for number in columns:
+        if spans and spans[-1][1] == number - 1:
+            spans[-1] = (spans[-1][0], number)
+        else:
+            spans.append((number, number))
+    return spans

@@ -1,0 +1,271 @@
+"""What a plan needs to know of a ranking model: how much it looks up, and what is summed of it.
+
+An operator of a model can be substituted where what follows the lookup is a sum over columns: the
+weights of values, the parts of a factorization machine, a linear layer, products of vectors. What
+then travels is the sum, of `width` numbers a row, in place of all vectors.
+Shapes: F columns that are looked up, D width of a vector, M tasks, n ids of a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import nn
+
+from ensue.data.ranking.schema import RankingSchema
+from ensue.errors import UsageError
+from ensue.models.ranking.base import RankingModel, Trunk
+from ensue.models.ranking.dcn_v2 import DCNv2Config, DCNv2Trunk
+from ensue.models.ranking.deepfm import DeepFMTrunk
+from ensue.models.ranking.dlrm import DLRMTrunk
+from ensue.models.ranking.dnn import DNNTrunk
+from ensue.models.ranking.fm import FM, FMTrunk
+from ensue.models.ranking.lr import LR
+from ensue.models.ranking.table import build_ranker
+from ensue.models.ranking.wide_deep import WideDeepTrunk
+from ensue.nn.field_embedding import FirstOrder
+from ensue.nn.field_tables import StaticTable
+
+Layout = Literal["", "hash", "field", "column"]
+
+_LARGE = 25_000_000  # weights of a layer, at most
+_GROWING_ROW_BYTES = 32  # the id, its place in the index, its count and when it was last seen
+
+
+class Operator(NamedTuple):
+    """Part of a model that a sum over columns can take the place of.
+
+    width: numbers of a row that are summed.
+    layout: what its tables must be shared by: any way ("hash"), whole numbers of the vectors side
+        by side ("field"), or the same columns of all vectors ("column").
+    everywhere: all workers go on with the sums of all rows, and need those of the gradients, too.
+    """
+
+    name: str
+    width: int
+    layout: Layout = "hash"
+    everywhere: bool = False
+
+
+class Vocabulary(NamedTuple):
+    """Rows that values are found in.
+
+    columns: how many columns have its values.
+    numbers: weights of a row, over all tables that the vocabulary has one in.
+    lookups: ids of it in a row of the batch.
+    """
+
+    name: str
+    rows: int
+    columns: int
+    numbers: int
+    lookups: float
+
+
+class Sizes(NamedTuple):
+    """Sizes of a ranking model on a schema.
+
+    num_fields: F. dim: D, 0 without vectors. weights: numbers of a row's first order, 0 without.
+    ids_per_row: n.
+    operators: what can be summed; none where `obstacle` says why not.
+    attends: whether histories are attended to.
+    dense: weights outside of the tables. local: those of them that stay with the columns they
+        belong to, when operators are substituted.
+    spread: dense numbers of a row that the owners of columns need, when they are.
+    inputs: numbers of a row that all workers need, where all go on with all rows: labels with
+        their weights, and dense features.
+    activations: numbers of a row that the layers give.
+    row_bytes: kept for each row of a table beside its weights.
+    """
+
+    model: str
+    num_fields: int
+    dim: int
+    weights: int
+    ids_per_row: float
+    operators: tuple[Operator, ...]
+    obstacle: str
+    attends: bool
+    vocabularies: tuple[Vocabulary, ...]
+    dense: int
+    local: int
+    spread: int
+    inputs: int
+    activations: int
+    row_bytes: int
+
+    @property
+    def width(self) -> int:
+        """Numbers of a row's pooled vectors and weights, side by side."""
+        return self.num_fields * (self.dim + self.weights)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all vocabularies."""
+        return sum(one.rows for one in self.vocabularies)
+
+    @property
+    def num_weights(self) -> int:
+        """Weights of all tables."""
+        return sum(one.rows * one.numbers for one in self.vocabularies)
+
+    @property
+    def sum_width(self) -> int:
+        """Numbers of a row that travel once each way, in one buffer."""
+        return sum(one.width for one in self.operators if not one.everywhere)
+
+
+class _Substitute(NamedTuple):
+    """Operators of a model, the weights that stay with columns, what is spread; or an obstacle."""
+
+    operators: tuple[Operator, ...] = ()
+    local: int = 0
+    spread: int = 0
+    obstacle: str = ""
+
+
+def sizes_of(
+    name: str,
+    config: Any,
+    schema: RankingSchema,
+    *,
+    ids_per_row: Mapping[str, float] | None = None,
+) -> Sizes:
+    """Return the sizes of the ranking model called `name`; no table is made.
+
+    Args:
+        config: of the model's Config class.
+        ids_per_row: the mean number of ids in each column that is looked up; a column that is
+            left out has 1.
+
+    Raises:
+        UsageError: there is no such model, or a name is that of no column with a vocabulary.
+        DataError: the schema has no column, or no task.
+    """
+    means = dict.fromkeys((c.name for c in schema.columns if c.vocabulary), 1.0)
+    for column, mean in (ids_per_row or {}).items():
+        if column not in means or not mean >= 0:
+            raise UsageError(
+                "ids_per_row has a number of 0 or more for columns with a vocabulary; got "
+                f"{column!r}: {mean}."
+            )
+        means[column] = float(mean)
+    model = _on_paper(name, config, schema)
+    parts = {id(m.fields): m for m in model.modules() if isinstance(m, FirstOrder)}
+    vectors = [f for f in model.field_embeddings() if id(f) not in parts]
+    tables = [f.table for f in model.field_embeddings() if isinstance(f.table, StaticTable)]
+    dim = vectors[0].dim if vectors else 0
+    weights = len(schema.tasks) if parts else 0
+    substitute = _substitute(model, len(means), dim, weights)
+    linear = [one for one in model.modules() if isinstance(one, nn.Linear)]
+    dense_features = len(schema.of_kind("numeric")) + sum(c.size for c in schema.of_kind("vector"))
+    return Sizes(
+        model=name,
+        num_fields=len(means),
+        dim=dim,
+        weights=weights,
+        ids_per_row=sum(means.values()),
+        operators=substitute.operators,
+        obstacle=substitute.obstacle,
+        attends=any(len(fields.attention) for fields in vectors),
+        vocabularies=_vocabularies(schema, means, dim, weights),
+        dense=sum(p.numel() for p in model.parameters()) - sum(t.weight.numel() for t in tables),
+        local=substitute.local,
+        spread=substitute.spread,
+        inputs=2 * len(schema.tasks) + dense_features,
+        activations=sum(one.out_features for one in linear),
+        row_bytes=0 if config.growth is None else _GROWING_ROW_BYTES,
+    )
+
+
+def _on_paper(name: str, config: Any, schema: RankingSchema) -> RankingModel:
+    """Return the model for one value of each column, on a table that does not grow.
+
+    A large one has tensors of a shape without memory. Those take torch seconds to get ready for,
+    which a model of the usual size is spared. The state of random numbers stays what it is.
+    """
+    columns = tuple(replace(c, size=1) if c.vocabulary else c for c in schema.columns)
+    width = getattr(config, "dim", 1) * len(columns) + sum(c.size for c in columns)
+    widest = max([width, *getattr(config, "hidden", ())])
+    device = torch.device("cpu" if widest**2 < _LARGE else "meta")
+    with torch.random.fork_rng(devices=[]), device:
+        changed = config.model_copy(update={"growth": None})
+        return build_ranker(name, changed, RankingSchema(columns, schema.tasks))
+
+
+def _vocabularies(
+    schema: RankingSchema, means: Mapping[str, float], dim: int, weights: int
+) -> tuple[Vocabulary, ...]:
+    """Return the vocabularies; columns share its vectors, and each has weights of its own."""
+    found = []
+    for name, size in schema.vocabularies.items():
+        columns = [column.name for column in schema.columns if column.vocabulary == name]
+        lookups = sum(means[column] for column in columns)
+        numbers = dim + weights * len(columns)
+        found.append(Vocabulary(name, size + 1, len(columns), numbers, lookups))
+    return tuple(found)
+
+
+def _substitute(model: RankingModel, num_fields: int, dim: int, weights: int) -> _Substitute:
+    """Return what of a model sums over columns can take the place of."""
+    if not num_fields:
+        return _Substitute(obstacle="no column is looked up")
+    if getattr(model.config, "history", "mean") == "attention":
+        return _Substitute(obstacle="attention over histories is no sum over columns")
+    linear = (Operator("weights of values", weights),) if weights else ()
+    if isinstance(model, LR):
+        return _Substitute(linear)
+    if isinstance(model, FM):
+        return _Substitute((*linear, _pairs(dim, len(model.schema.tasks))))
+    trunk = next(module for module in model.children() if isinstance(module, Trunk))
+    if isinstance(trunk, FMTrunk):  # reads the products themselves, not their sum
+        return _Substitute((*linear, Operator("pairs", 2 * dim)))
+    if isinstance(trunk, DLRMTrunk):
+        spread = dim if trunk.bottom is not None else 0
+        return _Substitute((Operator("dots", trunk.dots.num_pairs, "column"),), spread=spread)
+    hidden = model.config.hidden
+    if not hidden:
+        return _Substitute(obstacle="with no hidden layers the vectors themselves are read")
+    first = Operator("first layer", hidden[0], "field")
+    local = num_fields * dim * hidden[0]
+    if isinstance(trunk, (DNNTrunk, WideDeepTrunk)):
+        return _Substitute((*linear, first), local)
+    if isinstance(trunk, DeepFMTrunk):
+        return _Substitute((*linear, _pairs(dim, len(model.schema.tasks)), first), local)
+    if isinstance(trunk, DCNv2Trunk):
+        return _crosses(model, num_fields * dim, first, local)
+    return _Substitute(obstacle=f"no sum over columns is known for {type(trunk).__name__}")
+
+
+def _pairs(dim: int, num_tasks: int) -> Operator:
+    """Return the second order of a factorization machine.
+
+    Half the square of the sum of vectors less half the sum of squares. For one task the squares are
+    added up before they travel, into the weights of values; several tasks weigh their parts.
+    """
+    return Operator("pairs", dim if num_tasks == 1 else 2 * dim)
+
+
+def _crosses(model: RankingModel, width: int, first: Operator, local: int) -> _Substitute:
+    """Return the cross layers of DCN-V2 over `width` numbers, and the layer that reads them."""
+    config: DCNv2Config = model.config
+    if config.cross_rank is None:
+        return _Substitute(obstacle="crosses of full rank read all vectors; set cross_rank")
+    if getattr(config, "cross_experts", 1) > 1:
+        return _Substitute(obstacle="a mixture of crosses reads all vectors; set cross_experts=1")
+    if config.cross_norm:
+        return _Substitute(obstacle="cross_norm reads the mean over all vectors")
+    crosses = [
+        Operator(f"cross {number + 1}", config.cross_rank, "field", everywhere=True)
+        for number in range(config.num_crosses)
+    ]
+    # Both matrices and the bias of a layer have a row for each number of the inputs.
+    local += config.num_crosses * width * (2 * config.cross_rank + 1)
+    if getattr(config, "structure", "stacked") == "stacked":
+        return _Substitute((*crosses, first), local)
+    num_tasks = len(model.schema.tasks)
+    outputs = Operator("outputs", num_tasks, "field")
+    return _Substitute((*crosses, first, outputs), local + width * num_tasks)

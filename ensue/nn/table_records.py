@@ -1,0 +1,42 @@
+"""The rows of growing tables with all that belongs to them, to be moved to another table.
+
+Shapes: R rows, W width of a vector and the state of its optimizer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ensue.nn.dynamic_embedding import DynamicEmbedding
+
+
+class Records(NamedTuple):
+    """Rows of a table: ids [R], vectors and states [R, W], stamps and counts [R, 2]."""
+
+    ids: Tensor
+    values: Tensor
+    notes: Tensor
+
+    def where(self, is_kept: Tensor) -> Records:
+        """Return the rows of a mask [R]."""
+        return Records(*(tensor[is_kept] for tensor in self))
+
+
+def records(table: DynamicEmbedding) -> Records:
+    """Return a copy of all rows of a table."""
+    num_rows = table.table.num_rows
+    ids = torch.cat([part.squeeze(1) for part in table.table.ids.parts(num_rows)])
+    rows = (ids != 0).nonzero().squeeze(1)
+    return Records(ids[rows], table.values.take(rows), table.notes.take(rows))
+
+
+@torch.no_grad()
+def add_records_(table: DynamicEmbedding, added: Records) -> None:
+    """Put rows into a table of the same width, in the place of those that their ids have."""
+    rows, _ = table.table.insert(added.ids)
+    for slabs, values in ((table.values, added.values), (table.notes, added.notes)):
+        slabs.reserve(table.table.num_rows)
+        slabs.put(rows, values)

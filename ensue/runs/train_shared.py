@@ -1,0 +1,200 @@
+"""The part of a ranking training that differs where several workers train together.
+
+Every worker runs the same program (torchrun starts it), reads its own rows, and has its own part of
+the tables; the first one writes the run, which is the same as that of one process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar, cast, get_args
+
+from ensue.data.ranking.dataset import RankingDataset
+from ensue.data.ranking.schema import RankingSchema
+from ensue.distributed.balance import balance
+from ensue.distributed.config import DistributedConfig, LayoutName
+from ensue.distributed.owners import by_hash
+from ensue.distributed.ranker import Scheme, SharedRanker
+from ensue.distributed.workers import Workers
+from ensue.errors import ConfigError, EnsueError, RunError, UsageError, did_you_mean
+from ensue.models.ranking.base import RankingModel
+from ensue.models.ranking.dcn_v2 import DCNv2Trunk
+from ensue.models.ranking.dlrm import DLRMTrunk
+from ensue.runs.ranker import RankingRun
+from ensue.runs.ranker_training import OpenOut, RankerTraining
+from ensue.training.config import TrainingConfig
+from ensue.training.loop import TrainingLoop
+from ensue.training.shared_checkpoints import SharedCheckpoints, load_whole_
+from ensue.training.shared_peers import WorkerPeers
+from ensue.training.shared_ranking import SharedRankingObjective
+
+T = TypeVar("T")
+Holders = dict[str, tuple[int, ...]]
+
+
+def train_shared(
+    training: RankerTraining,
+    workers: Workers,
+    scheme: Scheme,
+    open_out: OpenOut,
+    save: Callable[[RankingModel, dict[str, Any]], RankingRun],
+) -> RankingRun:
+    """Train with other workers, have the first one store the run, and return it.
+
+    Args:
+        open_out: makes the folder ready, and says whether there is a training to continue.
+        save: stores the run of a whole model, with what is to be said of it.
+    """
+    maker, out = training.maker, training.out
+    config, distributed = maker.settings.training, maker.settings.distributed
+    check_training(config)
+    # First the model: settings that do not fit the data leave no folder behind.
+    whole = maker.model()
+    ranker = share_ranker(whole, workers, scheme, distributed, count_lookups(maker.dataset))
+    place = (0, 1) if ranker.is_redundant else (workers.rank, workers.size)
+    objective = SharedRankingObjective(
+        ranker,
+        maker.reader(as_ids=ranker.reads_ids, share=place),
+        maker.loss_weights(),
+        seed=config.seed,
+    )
+    ranker.to(workers.device)
+    resume = any(workers.gather_objects(on_first(workers, open_out)))
+    loop = TrainingLoop(
+        ranker,
+        objective,
+        config,
+        directory=out,
+        validate=training.validation(lambda one: one.outputs_of_all, as_ids=ranker.reads_ids),
+        on_validation=training.on_validation,
+        peers=WorkerPeers(ranker),
+        checkpoints=SharedCheckpoints(out / "checkpoints", ranker),
+    )
+    progress = loop.run(resume=resume)
+
+    def store() -> RankingRun:
+        model = maker.model()
+        name = "best" if progress.best_epoch else "last"
+        load_whole_(model, out / "checkpoints", name)
+        told = {"workers": workers.size, **distributed.model_dump(mode="json")}
+        return save(model, {**training.facts(progress), "distributed": {"scheme": scheme, **told}})
+
+    return on_first(workers, store) or RankingRun(out)
+
+
+def share_ranker(
+    model: RankingModel,
+    workers: Workers,
+    scheme: Scheme,
+    config: DistributedConfig,
+    lookups: dict[str, float],
+) -> SharedRanker:
+    """Return a model as several workers have it.
+
+    Args:
+        model: of the same weights on all workers.
+        lookups: values of each vocabulary in a row, on average: what workers are balanced by.
+
+    Raises:
+        ConfigError: the model cannot be divided in this way.
+    """
+    layout = _needed_layout(model, scheme) if config.layout == "auto" else config.layout
+    if layout == "column" and scheme != "des":
+        raise ConfigError(f"layout=column is one of the scheme des; got scheme {scheme}.")
+    return SharedRanker(
+        model,
+        workers,
+        scheme=scheme,
+        holders=_holders(
+            model.schema, layout, workers.size, lookups, split=_may_split(model, scheme)
+        ),
+        schedule=config.schedule,
+        wire=config.wire_type,
+    )
+
+
+def check_training(training: TrainingConfig) -> None:
+    """Raise where a setting is not for several workers.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if training.clip_norm is not None:
+        raise ConfigError(
+            "clip_norm is of the whole gradient, which no worker has; leave it out, or train with "
+            "optimizer=clippy."
+        )
+    if training.rollback:
+        raise ConfigError("rollback is for a training of one process; leave it out.")
+
+
+def check_scheme(name: str) -> Scheme:
+    """Return the scheme of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for known in get_args(Scheme):
+        if known == name:
+            return cast(Scheme, known)
+    raise UsageError(f"there is no scheme {name!r}.{did_you_mean(name, get_args(Scheme))}")
+
+
+def is_restarted() -> bool:
+    """Return whether torchrun has started this process again, after one that failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def on_first(workers: Workers, make: Callable[[], T]) -> T | None:
+    """Run `make` on the first worker and return what it gives; None on the others.
+
+    Raises:
+        EnsueError: of `make`; on the other workers a RunError that says what it said.
+    """
+    found, failure, error = None, "", None
+    if workers.rank == 0:
+        try:
+            found = make()
+        except EnsueError as raised:
+            failure, error = str(raised), raised
+    failures = workers.gather_objects(failure)
+    if error is not None:
+        raise error
+    if failures[0]:
+        raise RunError(f"the first worker gave up: {failures[0]}")
+    return found
+
+
+def count_lookups(dataset: RankingDataset) -> dict[str, float]:
+    """Return how many values of each vocabulary a training row has, on average."""
+    rows = max(dataset.num_rows("train"), 1)
+    names = dataset.schema.vocabularies
+    return {name: float(dataset.train_counts(name).sum()) / rows for name in names}
+
+
+def _needed_layout(model: RankingModel, scheme: Scheme) -> LayoutName:
+    if model.reads_ids or scheme == "row_wise":
+        return "hash"
+    has_dots = any(isinstance(module, DLRMTrunk) for module in model.modules())
+    return "column" if scheme == "des" and has_dots else "field"
+
+
+def _may_split(model: RankingModel, scheme: Scheme) -> bool:
+    """Return whether several workers may have rows of a column."""
+    has_crosses = any(isinstance(module, DCNv2Trunk) for module in model.modules())
+    return scheme == "des" and not has_crosses
+
+
+def _holders(
+    schema: RankingSchema, layout: str, size: int, lookups: dict[str, float], *, split: bool
+) -> Holders | None:
+    """Return the workers of each vocabulary; None divides vectors by element."""
+    if layout == "column":
+        return None
+    if layout == "hash":
+        return by_hash(schema, size)
+    names = schema.vocabularies
+    loads = [lookups.get(name, 1.0) for name in names]
+    held = balance(list(names.values()), loads, size, split_above=1.0 if split else float("inf"))
+    return dict(zip(names, held, strict=True))
