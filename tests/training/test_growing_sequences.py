@@ -153,3 +153,13 @@ def test_items_come_by_their_count_and_go_by_their_age(loss: str, tmp_path: Path
     with torch.no_grad():
         known = model.item_table()[0].any(dim=1).nonzero().flatten()
     assert known.tolist() == [3, 9]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("loss", ["softmax", "gbce"])
+def test_same_on_the_gpu(loss: str, tmp_path: Path) -> None:
+    for device in ("cpu", "cuda"):
+        model = make("m3", {"slab_bits": 3}, loss=loss, num_negatives=4).to(device)
+        loop(model, tmp_path / device, optimizer="lazy_adam", clip_norm=0.5).run()
+        assert {len(table.rows) for table in item_tables(model)} == {NUM_ITEMS}
+    assert losses(tmp_path / "cuda") == pytest.approx(losses(tmp_path / "cpu"), rel=1e-4)
