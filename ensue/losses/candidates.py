@@ -16,13 +16,13 @@ from torch import Tensor
 from ensue.losses.pointwise import negative_loss, positive_loss
 from ensue.losses.reduce import masked_mean, masked_sum
 from ensue.nn import cpu_kernels as kernels
-from ensue.nn.embedding import dot_rows, gather_rows, grad_of
+from ensue.nn.embedding import GrowingTable, dot_rows, gather_rows, grad_of
 
 
 def candidate_bce(
     queries: Tensor,
-    table: Tensor,
-    bias: Tensor,
+    table: Tensor | GrowingTable,
+    bias: Tensor | GrowingTable,
     candidates: Tensor,
     *,
     num_targets: int,
@@ -32,12 +32,17 @@ def candidate_bce(
 
     Args:
         queries: [B, D].
-        table, bias: [V, D] and [V], leaves; their gradients are added to `.grad` directly.
+        table, bias: [V, D] and [V], leaves; their gradients are added to `.grad` directly. Or
+            tables that grow, both.
         candidates: [B, C] ids, the first `num_targets` of each row targets, the rest negatives.
         reduction: "mean" averages targets and negatives separately and adds the two; "sum" adds
             all terms of a row and averages over rows.
     """
-    if kernels.can_run(queries, table, bias):
+    if (
+        isinstance(table, Tensor)
+        and isinstance(bias, Tensor)
+        and kernels.can_run(queries, table, bias)
+    ):
         loss: Tensor = _CandidateBCE.apply(  # type: ignore[no-untyped-call]
             queries, table, bias, candidates, num_targets, reduction
         )

@@ -54,7 +54,7 @@ def answer_all(model: Model, histories: Histories) -> Iterator[Answers]:
 
 def _answer_sequences(model: SequenceModel, histories: Histories, size: int) -> Iterator[Answers]:
     """Yield the answers of a model that has a query behind every event."""
-    buffer = model.output_embedding.new_empty(size, model.num_items + 1)
+    buffer = model.log_popularity.new_empty(size, model.num_items + 1)
     known = np.flatnonzero(histories.lengths > 0)
     for first in range(0, len(known), size):
         users = known[first : first + size]
@@ -75,7 +75,7 @@ def query_all(
 
     The query of a first interaction is a history without events, which has no vector.
     """
-    device = model.output_embedding.device
+    device = model.log_popularity.device
     stretches = _stretches(histories, model.max_len)
     stretches = stretches.take(np.argsort(-stretches.lengths, kind="stable"))
     first = 0
