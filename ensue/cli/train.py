@@ -36,8 +36,8 @@ def train(
     distributed: Annotated[
         str | None,
         typer.Option(
-            help="des, table_wise, row_wise or replicated: how a ranking model is divided among "
-            "the processes that torchrun starts."
+            help="How a model is divided among the processes that torchrun starts: of a ranking "
+            "model des, table_wise, row_wise or replicated, of others row_wise or replicated."
         ),
     ] = None,
     fit: Annotated[
@@ -80,9 +80,6 @@ def train(
             if os.environ.get("RANK", "0") == "0":  # of several processes the first one tells
                 print_ranking_run(ranker, as_json=as_json)
             return
-        if distributed is not None:
-            raise UsageError(
-                f"--distributed divides ranking models ({', '.join(RANKERS)}); got {model!r}."
-            )
-        run = train(model, data, **options)
-    print_run(run, title=model, next_command=f"ensue evaluate {run.path}", as_json=as_json)
+        run = train(model, data, distributed=distributed, **options)
+    if os.environ.get("RANK", "0") == "0":
+        print_run(run, title=model, next_command=f"ensue evaluate {run.path}", as_json=as_json)

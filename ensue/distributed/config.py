@@ -13,7 +13,16 @@ LayoutName = Literal["auto", "field", "hash", "column"]
 _WIRES = {"full": None, "bfloat16": torch.bfloat16}
 
 
-class DistributedConfig(Config):
+class WorkersConfig(Config):
+    """What every training over several workers has to know.
+
+    timeout_seconds: after which a worker that waits for another one gives up.
+    """
+
+    timeout_seconds: float = Field(default=300.0, gt=0)
+
+
+class DistributedConfig(WorkersConfig):
     """How a model is divided among workers.
 
     layout: whole vocabularies are with a worker each, as loads allow ("field"); rows are divided by
@@ -22,13 +31,11 @@ class DistributedConfig(Config):
     schedule: of the scheme "des": each worker gets sums of its own rows ("scatter"), or all have
         those of all rows, compute them all, and send no dense gradient ("all_reduce").
     wire: the type of the sums of "des" on their way.
-    timeout_seconds: after which a worker that waits for another one gives up.
     """
 
     layout: LayoutName = "auto"
     schedule: Literal["scatter", "all_reduce"] = "scatter"
     wire: Literal["full", "bfloat16"] = "full"
-    timeout_seconds: float = Field(default=300.0, gt=0)
 
     @property
     def wire_type(self) -> torch.dtype | None:

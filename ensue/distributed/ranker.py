@@ -20,6 +20,7 @@ from ensue.distributed.batch import SharedBatch, rows_of_one
 from ensue.distributed.entries import KeyExchange, OwnEntries, entries_of
 from ensue.distributed.lookups import RowWise, TableWise, part_keys
 from ensue.distributed.owners import Owners
+from ensue.distributed.replicas import add_up_
 from ensue.distributed.shards import Piece, keep_own_, under
 from ensue.distributed.substitute import substitute_
 from ensue.distributed.substitution import Schedule, Substitution
@@ -215,13 +216,7 @@ class SharedRanker(nn.Module):
         if self.is_redundant:
             return self.workers.all_reduce_(extra.clone(), purpose="dense") / self.workers.size
         self._gather_sparse_gradients()
-        grads = self._replicated_gradients()
-        flat = torch.cat([part.flatten() for part in [extra.detach(), *grads]])
-        self.workers.all_reduce_(flat, purpose="dense")
-        sums, *summed = torch.split(flat, [len(extra), *(grad.numel() for grad in grads)])
-        for grad, total in zip(grads, summed, strict=True):
-            grad.copy_(total.view(grad.shape))
-        return sums
+        return add_up_(extra, self._replicated_gradients(), self.workers)
 
 
 class _KnownValues:

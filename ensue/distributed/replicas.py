@@ -5,6 +5,7 @@ Shapes: N workers, b rows of one worker, B = N * b, c columns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -89,3 +90,21 @@ def spread(
     """
     out: Tensor = _Spread.apply(x, widths, workers, wire)  # type: ignore[no-untyped-call]
     return out
+
+
+@torch.no_grad()
+def add_up_(extra: Tensor, grads: Sequence[Tensor], workers: Workers) -> Tensor:
+    """Make gradients, the same parameters' on all workers, their sums, in one all-reduce.
+
+    Args:
+        extra: [n] numbers that go with them.
+
+    Returns:
+        The sums of the numbers [n].
+    """
+    flat = torch.cat([part.flatten() for part in [extra.detach(), *grads]])
+    workers.all_reduce_(flat, purpose="dense")
+    sums, *summed = torch.split(flat, [len(extra), *(grad.numel() for grad in grads)])
+    for grad, total in zip(grads, summed, strict=True):
+        grad.copy_(total.view(grad.shape))
+    return sums

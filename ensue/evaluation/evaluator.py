@@ -5,7 +5,8 @@ columns that it reads of requests alone.
 
 The model scores blocks of users whose size depends on the catalogue alone: 64 MiB of scores, and
 not less than 16 or more than 256 users; never [users, items]. The last block is filled up by
-repeating its users. So there is no batch size to set that a result could depend on.
+repeating its users. So there is no batch size to set that a result could depend on. Of several
+processes each takes some of the blocks, and all get the same integers: ranks, and counts.
 
 Shapes: U evaluated users, B users of a block, I items, S targets of all users.
 """
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 from ensue.data.context import ContextSchema
 from ensue.data.dataset import Dataset, Part
 from ensue.data.histories import Histories
+from ensue.distributed.workers import Workers
 from ensue.errors import DataError, RunError, UsageError
 from ensue.evaluation.intervals import Bootstrap
 from ensue.evaluation.metrics import FORMULAS, TargetRanks, all_metrics
@@ -53,6 +55,7 @@ def evaluate(
     seed: int = 0,
     max_users: int | None = None,
     progress: bool = False,
+    workers: Workers | None = None,
 ) -> Evaluation:
     """Return the metrics of `model` on every user who has held-out items.
 
@@ -63,6 +66,7 @@ def evaluate(
         num_resamples: bootstrap resamples for the intervals; 0 leaves them out.
         seed: of the resamples, and of the choice of users.
         max_users: evaluate a random sample of this many users.
+        workers: who share the users, all with the same model; None is this process alone.
 
     Raises:
         UsageError: an argument has no meaning, or the model is of another catalogue.
@@ -78,7 +82,7 @@ def evaluate(
             f"a model is evaluated on the catalogue it was made for; it has {model.num_items} "
             f"items, {dataset.path} has {dataset.num_items}."
         )
-    targets, coverage = _rank_all(model, task, progress)
+    targets, coverage = _rank_all(model, task, progress, workers or Workers.alone())
     metrics = all_metrics(targets, task.ks)
     counts = task.history.item_counts(dataset.num_items)
     return Evaluation(
@@ -100,7 +104,7 @@ def rank_targets(
     context = getattr(model, "context", ContextSchema())
     rng = np.random.default_rng(0)
     task = _make_task(dataset, context, split, (1,), exclude_seen, None, rng)
-    return task.users, _rank_all(model, task, progress=False)[0]
+    return task.users, _rank_all(model, task, False, Workers.alone())[0]
 
 
 @dataclass(frozen=True)
@@ -174,26 +178,31 @@ def _distinct_items(held_out: Histories, users: NDArray[np.int64]) -> Jagged:
     return Jagged((pairs & 0xFFFFFFFF).astype(np.int32), np.concatenate([[0], np.cumsum(counts)]))
 
 
-def _rank_all(model: Scorer, task: _Task, progress: bool) -> tuple[TargetRanks, dict[str, float]]:
+def _rank_all(
+    model: Scorer, task: _Task, progress: bool, workers: Workers
+) -> tuple[TargetRanks, dict[str, float]]:
     """Return the ranks of all targets, and the share of the catalogue in the top k of any user."""
     num_users, offsets = len(task.users), task.targets.offsets
-    ranks = np.empty(len(task.targets.items), dtype=np.int64)
-    lengths = np.empty(num_users, dtype=np.int64)
-    is_covered = np.zeros((len(task.ks), task.dataset.num_items + 1), dtype=bool)
+    ranks = np.zeros(len(task.targets.items), dtype=np.int64)
+    lengths = np.zeros(num_users, dtype=np.int64)
+    is_covered = np.zeros((len(task.ks), task.dataset.num_items + 1), dtype=np.uint8)
     block_size = _block_size(task.dataset.num_items)
     with (
         inference(model) as device,
         ThreadPoolExecutor(torch.get_num_threads()) as pool,
         track("evaluate", num_users, unit="users", enabled=progress) as advance,
     ):
-        for first in range(0, num_users, block_size):
+        for first in range(workers.rank * block_size, num_users, workers.size * block_size):
             users = slice(first, min(first + block_size, num_users))
             block = _rank_block(model, task, users, block_size, device, pool)
             ranks[offsets[users.start] : offsets[users.stop]] = block.ranks
             lengths[users] = block.num_candidates
             for n, k in enumerate(task.ks):
-                is_covered[n, block.top[:, :k]] = True
+                is_covered[n, block.top[:, :k]] = 1
             advance(users.stop - users.start)
+    for own in (ranks, lengths):  # zero where others have ranked
+        workers.all_reduce_(torch.from_numpy(own), purpose="other")
+    workers.all_reduce_(torch.from_numpy(is_covered), purpose="other", op="max")
     positions = np.repeat(np.arange(num_users), np.diff(offsets))
     targets = TargetRanks.sort(positions, task.targets.items, ranks, lengths)
     shares = is_covered[:, 1:].mean(axis=1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ensue.losses.pointwise import negative_loss, positive_loss
-from ensue.losses.reduce import masked_mean, masked_sum
+from ensue.losses.reduce import masked_sum
 from ensue.nn import cpu_kernels as kernels
 from ensue.nn.embedding import GrowingTable, dot_rows, gather_rows, grad_of
 
@@ -27,6 +27,7 @@ def candidate_bce(
     *,
     num_targets: int,
     reduction: Literal["mean", "sum"],
+    totals: Tensor | None = None,
 ) -> Tensor:
     """Return the loss of a batch, a scalar.
 
@@ -37,23 +38,39 @@ def candidate_bce(
         candidates: [B, C] ids, the first `num_targets` of each row targets, the rest negatives.
         reduction: "mean" averages targets and negatives separately and adds the two; "sum" adds
             all terms of a row and averages over rows.
+        totals: [2], what the terms of targets and of negatives are divided by, where this is a part
+            of a batch; None is `candidate_totals` of it.
     """
+    if totals is None:
+        totals = candidate_totals(candidates, num_targets=num_targets, reduction=reduction)
     if (
         isinstance(table, Tensor)
         and isinstance(bias, Tensor)
         and kernels.can_run(queries, table, bias)
     ):
         loss: Tensor = _CandidateBCE.apply(  # type: ignore[no-untyped-call]
-            queries, table, bias, candidates, num_targets, reduction
+            queries, table, bias, candidates, num_targets, totals
         )
         return loss
     logits = dot_rows(queries, table, candidates) + gather_rows(bias, candidates)
     is_real = candidates != 0
     targets = positive_loss(logits[:, :num_targets]), is_real[:, :num_targets]
     negatives = negative_loss(logits[:, num_targets:]), is_real[:, num_targets:]
-    if reduction == "mean":
-        return masked_mean(*targets) + masked_mean(*negatives)
-    return (masked_sum(*targets) + masked_sum(*negatives)) / len(candidates)
+    return masked_sum(*targets) / totals[0] + masked_sum(*negatives) / totals[1]
+
+
+def candidate_totals(
+    candidates: Tensor, *, num_targets: int, reduction: Literal["mean", "sum"]
+) -> Tensor:
+    """Return what the terms of targets and of negatives of a batch are divided by [2], 1 or more.
+
+    Args:
+        candidates, num_targets, reduction: as in `candidate_bce`.
+    """
+    if reduction == "sum":
+        return torch.tensor([len(candidates)] * 2, device=candidates.device).clamp(min=1)
+    counts = (candidates != 0).sum(dim=0)
+    return torch.stack([counts[:num_targets].sum(), counts[num_targets:].sum()]).clamp(min=1)
 
 
 class _CandidateBCE(torch.autograd.Function):
@@ -65,15 +82,11 @@ class _CandidateBCE(torch.autograd.Function):
         bias: Tensor,
         candidates: Tensor,
         num_targets: int,
-        reduction: str,
+        totals: Tensor,
     ) -> Tensor:
         to_logits, to_queries = queries.new_empty(candidates.shape), torch.empty_like(queries)
         arrays = kernels.arrays(queries, table, bias, candidates)
-        weights = np.full(2, 1 / max(1, len(candidates)), dtype=np.float32)
-        if reduction == "mean":
-            parts = arrays[3][:, :num_targets], arrays[3][:, num_targets:]
-            counts = [int(np.count_nonzero(part)) for part in parts]
-            weights[:] = [1 / max(1, count) for count in counts]
+        weights = (1 / totals.double()).numpy().astype(np.float32)
         loss = kernels.candidate_bce(
             *arrays, num_targets, weights, *kernels.arrays(to_logits, to_queries)
         )

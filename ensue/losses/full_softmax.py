@@ -5,6 +5,8 @@ more than their arithmetic. Here they are made in blocks that stay in cache, in 
 a few rows of the whole catalogue, from which loss and gradient follow at once; or, where even that
 is too large, tiles of rows and items, visited once for the normalizer and once for the gradient.
 Both are exact. Under autocast the products run in its type; sums over rows stay float32.
+Of a catalogue that several processes share, each makes the tiles of its own items, and only the
+normalizers are joined: one row of numbers for each position.
 Shapes: S positions, D width, I items, k items with a target of their own. Row 0 of the table
 (padding) takes no part.
 """
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +30,16 @@ class Normalizer(NamedTuple):
 
     coefficient: float
     temperature: float
+
+
+class OtherItems(Protocol):
+    """Those who have the other items of a catalogue; all call both in the same order."""
+
+    def highest(self, x: Tensor) -> Tensor:
+        """Return the elementwise maximum of what all have."""
+
+    def total(self, x: Tensor) -> Tensor:
+        """Return the sum of what all have."""
 
 
 def full_softmax_loss(
@@ -74,6 +86,7 @@ def softmax_pass(
     amounts: Tensor,
     normalizers: Sequence[Normalizer],
     weights: Tensor | None = None,
+    others: OtherItems | None = None,
 ) -> Tensor:
     """Return the sum over s of weights[s] times the loss of position s, a scalar.
 
@@ -81,15 +94,17 @@ def softmax_pass(
     amounts[s, j] * z[ids[s, j]]: a cross-entropy with a target that is 0 but for k items.
 
     Args:
-        ids: [S, k] in 1..I, repeated or not.
+        ids: [S, k] in 1..I, repeated or not; 0 is an item that others have.
         amounts: [S, k], without gradient.
         normalizers: one or two.
         queries, table, bias, weights: as in `full_softmax_loss`.
+        others: who have the other items, where this is a part of a catalogue. The loss is that of
+            the whole; the gradient of a query is what the own items contribute to it.
     """
     if weights is None:
         weights = torch.ones(len(queries), dtype=table.dtype, device=table.device)
     loss: Tensor = _SoftmaxPass.apply(  # type: ignore[no-untyped-call]
-        queries, table, bias, ids, amounts.detach(), tuple(normalizers), weights.detach()
+        queries, table, bias, ids, amounts.detach(), tuple(normalizers), weights.detach(), others
     )
     return loss
 
@@ -161,6 +176,7 @@ class _SoftmaxPass(torch.autograd.Function):
         amounts: Tensor,
         normalizers: tuple[Normalizer, ...],
         weights: Tensor,
+        others: OtherItems | None,
     ) -> Tensor:
         kind = table.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else table.dtype
@@ -185,10 +201,10 @@ class _SoftmaxPass(torch.autograd.Function):
         block_items = BLOCK_BYTES.get(kind, BLOCK_BYTES["cpu"]) // dtype.itemsize
         block_items //= len(normalizers)
         num_rows = block_items // max(1, len(table) - 1)
-        if num_rows >= MIN_ROWS:
+        if others is None and num_rows >= MIN_ROWS:
             losses = _by_rows(problem, num_rows)
         else:
-            losses = _by_tiles(problem, max(1, block_items // TILE_ROWS))
+            losses = _by_tiles(problem, max(1, block_items // TILE_ROWS), others)
         ctx.query_dtype = queries.dtype
         ctx.save_for_backward(to_queries, to_table, to_bias)
         return (losses * weights).sum()
@@ -197,7 +213,7 @@ class _SoftmaxPass(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         to_queries, to_table, to_bias = ctx.saved_tensors
         scaled = [None if t is None else t * grad for t in (to_table, to_bias)]
-        return (to_queries * grad).to(ctx.query_dtype), *scaled, None, None, None, None
+        return (to_queries * grad).to(ctx.query_dtype), *scaled, None, None, None, None, None
 
 
 def _by_rows(problem: _Problem, num_rows: int) -> Tensor:
@@ -237,53 +253,86 @@ def _by_rows(problem: _Problem, num_rows: int) -> Tensor:
     return losses
 
 
-def _by_tiles(problem: _Problem, num_columns: int) -> Tensor:
+def _by_tiles(problem: _Problem, num_columns: int, others: OtherItems | None) -> Tensor:
     """Return the losses [S], a tile of rows and items at a time; the logits are made twice."""
     num_positions, num_items = len(problem.queries), len(problem.table)
-    losses = problem.weights.new_empty(num_positions)
+    losses = problem.weights.new_zeros(num_positions)
+    tops = losses.new_full((num_positions,), -torch.inf)
+    totals = [torch.zeros_like(tops) for _ in problem.normalizers]
     tile_size = min(TILE_ROWS, num_positions) * num_columns
     buffers = [problem.queries.new_empty(tile_size) for _ in problem.normalizers]
     tiles = [
-        slice(first, min(first + num_columns, num_items))
-        for first in range(0, num_items, num_columns)
+        (slice(start, min(start + TILE_ROWS, num_positions)), items)
+        for start in range(0, num_positions, TILE_ROWS)
+        for items in (
+            slice(first, min(first + num_columns, num_items))
+            for first in range(0, num_items, num_columns)
+        )
     ]
-    for start in range(0, num_positions, TILE_ROWS):
-        rows = slice(start, min(start + TILE_ROWS, num_positions))
-        size = rows.stop - rows.start
-        loss, top = losses.new_zeros(size), losses.new_full((size,), -torch.inf)
-        totals = [torch.zeros_like(top) for _ in problem.normalizers]
-        for items in tiles:
-            blocks = [b[: size * (items.stop - items.start)].view(size, -1) for b in buffers]
-            problem.logits(rows, items, blocks[0])
-            columns, amounts = _columns_in(problem, rows, items)
-            loss -= (blocks[0].gather(1, columns) * amounts).sum(dim=1)
-            higher = torch.maximum(top, blocks[0].amax(dim=1).to(top.dtype))
-            for total, (block, (_, temperature)) in zip(
-                reversed(totals), _last_first(blocks, problem.normalizers), strict=True
-            ):
-                _exp(blocks[0], higher, temperature, out=block)
-                total *= ((top - higher) / temperature).exp()
-                total += block.sum(dim=1, dtype=top.dtype)
-            top = higher
-        normalizers = []
-        for total, (coefficient, temperature) in zip(totals, problem.normalizers, strict=True):
-            normalizers.append(top + temperature * total.log())
-            loss += coefficient / temperature * normalizers[-1]
-        losses[rows] = loss
-        if not problem.needs_grad:
-            continue
-        for items in tiles:
-            blocks = [b[: size * (items.stop - items.start)].view(size, -1) for b in buffers]
-            problem.logits(rows, items, blocks[0])
-            for normalizer, (block, (_, temperature)) in zip(
-                reversed(normalizers), _last_first(blocks, problem.normalizers), strict=True
-            ):
-                _exp(blocks[0], normalizer, temperature, out=block)
-            errors = _combine(blocks, problem.normalizers)
-            columns, amounts = _columns_in(problem, rows, items)
-            errors.scatter_add_(1, columns, -amounts.to(errors.dtype))
-            problem.add_gradient(rows, items, errors)
+    for rows, items in tiles:
+        _add_tile_(problem, rows, items, buffers, (losses, tops, totals))
+    if others is not None:
+        highest = others.highest(tops)
+        for total, (_, temperature) in zip(totals, problem.normalizers, strict=True):
+            total *= ((tops - highest) / temperature).exp()
+        losses, *totals = others.total(torch.stack([losses, *totals]))
+        tops = highest
+    logs = [
+        tops + temperature * total.log()
+        for total, (_, temperature) in zip(totals, problem.normalizers, strict=True)
+    ]
+    for log, (coefficient, temperature) in zip(logs, problem.normalizers, strict=True):
+        losses += coefficient / temperature * log
+    if problem.needs_grad:
+        for rows, items in tiles:
+            _add_tile_gradient_(problem, rows, items, buffers, logs)
     return losses
+
+
+def _add_tile_(
+    problem: _Problem,
+    rows: slice,
+    items: slice,
+    buffers: list[Tensor],
+    sums: tuple[Tensor, Tensor, list[Tensor]],
+) -> None:
+    """Add a tile to the losses, the largest logits and the sums of exponentials, [S] each."""
+    losses, tops, totals = sums
+    blocks = _tile_of(buffers, rows, items)
+    problem.logits(rows, items, blocks[0])
+    columns, amounts = _columns_in(problem, rows, items)
+    losses[rows] -= (blocks[0].gather(1, columns) * amounts).sum(dim=1)
+    top = tops[rows]
+    higher = torch.maximum(top, blocks[0].amax(dim=1).to(top.dtype))
+    for total, (block, (_, temperature)) in zip(
+        reversed(totals), _last_first(blocks, problem.normalizers), strict=True
+    ):
+        _exp(blocks[0], higher, temperature, out=block)
+        total[rows] *= ((top - higher) / temperature).exp()
+        total[rows] += block.sum(dim=1, dtype=top.dtype)
+    tops[rows] = higher
+
+
+def _add_tile_gradient_(
+    problem: _Problem, rows: slice, items: slice, buffers: list[Tensor], logs: list[Tensor]
+) -> None:
+    """Add a tile to the gradients; logs: the normalizers [S], each times its temperature."""
+    blocks = _tile_of(buffers, rows, items)
+    problem.logits(rows, items, blocks[0])
+    for log, (block, (_, temperature)) in zip(
+        reversed(logs), _last_first(blocks, problem.normalizers), strict=True
+    ):
+        _exp(blocks[0], log[rows], temperature, out=block)
+    errors = _combine(blocks, problem.normalizers)
+    columns, amounts = _columns_in(problem, rows, items)
+    errors.scatter_add_(1, columns, -amounts.to(errors.dtype))
+    problem.add_gradient(rows, items, errors)
+
+
+def _tile_of(buffers: list[Tensor], rows: slice, items: slice) -> list[Tensor]:
+    """Return what of each buffer is used for a tile [rows, items]."""
+    size, width = rows.stop - rows.start, items.stop - items.start
+    return [buffer[: size * width].view(size, width) for buffer in buffers]
 
 
 def _last_first(

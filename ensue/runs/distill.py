@@ -22,8 +22,9 @@ from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.caser import Caser
 from ensue.models.table import get_method, get_preset
 from ensue.runs.diagnose import diagnose
+from ensue.runs.item_training import Fit
 from ensue.runs.run import Run
-from ensue.runs.train import Fit, find_home, resolve_settings, train_with
+from ensue.runs.train import find_home, resolve_settings, train_with
 from ensue.training.config import TrainingConfig
 from ensue.training.distillation.knowledge import (
     CATALOG_METHODS,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from ensue.data.context import ContextSchema
 from ensue.data.dataset import Dataset
 from ensue.data.feature_schema import EMPTY, FeatureSchema, select_columns
 from ensue.data.ranking.value_ids import value_ids
+from ensue.distributed.config import WorkersConfig
+from ensue.distributed.workers import Workers
 from ensue.errors import ConfigError, DataError, UsageError, did_you_mean
-from ensue.evaluation.evaluator import evaluate
 from ensue.evaluation.metrics import FORMULAS
 from ensue.models.base import FittedModel, ItemsConfig, Model
 from ensue.models.retrieval.two_tower import TwoTower
@@ -26,14 +28,14 @@ from ensue.models.sequence import ContextConfig
 from ensue.models.table import build_model, get_method, get_preset
 from ensue.nn.growing_items import count_numbers, name_items_
 from ensue.runs.environment import describe_making
+from ensue.runs.item_training import VALIDATION_KS, Fit, ItemTraining, validation
 from ensue.runs.output import open_training
 from ensue.runs.run import Run, save_run
+from ensue.runs.train_shared import is_restarted
+from ensue.runs.train_shared_items import check_item_scheme, train_shared_items
 from ensue.training.config import TrainingConfig
-from ensue.training.loop import OnValidation, TrainingLoop, Validate, pick_device
+from ensue.training.loop import OnValidation
 from ensue.training.objectives import MakeObjective, make_objective
-
-Fit = Literal["train", "train+validation"]
-VALIDATION_KS = (10, 20)
 
 
 def train(
@@ -46,6 +48,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     on_validation: OnValidation | None = None,
+    distributed: str | None = None,
     **settings: Any,
 ) -> Run:
     """Train `model` on `data` and return the stored run.
@@ -60,17 +63,22 @@ def train(
         preset: a named group of settings of the model.
         on_validation: is told the epoch and the metrics of each validation, if there are epochs;
             it may raise `StopTraining` of ensue.training.loop to give the training up.
-        settings: of the model and of the training, by field name; they override the preset.
+        distributed: how tables are divided among the processes that torchrun has started, which all
+            call this function and share the folder: "row_wise" or "replicated". None trains in this
+            one alone.
+        settings: of the model, of the training, and of several processes (`WorkersConfig`), by
+            field name; they override the preset.
 
     Raises:
         UsageError, ConfigError: an argument or a setting has no meaning.
-        RunError: the loss is not finite.
+        RunError: the loss is not finite, or another process is gone.
         KeyboardInterrupt: Ctrl-C; continue with resume=True.
     """
     return train_with(
         model,
         data,
         {**get_preset(model, preset), **settings},
+        distributed=distributed,
         out=out,
         fit=fit,
         resume=resume,
@@ -91,6 +99,7 @@ def train_with(
     overwrite: bool,
     on_validation: OnValidation | None = None,
     preset: str | None = None,
+    distributed: str | None = None,
     make: MakeObjective = make_objective,
     extra: Mapping[str, Any] | None = None,
     examine: Callable[[Model], Mapping[str, Any]] | None = None,
@@ -104,8 +113,13 @@ def train_with(
         examine: returns what run.json says beside all that of the trained model.
     """
     dataset = data if isinstance(data, Dataset) else Dataset(data)
-    if fit not in ("train", "train+validation"):
+    if fit not in get_args(Fit):
         raise UsageError(f"fit must be 'train' or 'train+validation'; got {fit!r}.")
+    divide, workers_config = False, WorkersConfig()
+    if distributed is not None:
+        divide = check_item_scheme(distributed) == "row_wise"
+        workers_config, settings = _take_settings(WorkersConfig, settings)
+        extra = {**(extra or {}), "distributed": distributed}
     config, training = resolve_settings(model, settings)
     make_model = _model_maker(model, config, dataset)
     out = Path(out)
@@ -117,25 +131,43 @@ def train_with(
         **(extra or {}),
     }
     identity = {**chosen, "dataset": dataset.info.hash}
-    is_resumed = open_training(out, identity, resume=resume, overwrite=overwrite)
+    open_out = partial(open_training, out, identity, overwrite=overwrite)
     started = time.perf_counter()
+
+    def save(trained: Model, facts: dict[str, Any]) -> Run:
+        info = {
+            **chosen,
+            "preset": preset,
+            "dataset": _describe_dataset(dataset),
+            "seed": training.seed if training else None,
+            "num_parameters": count_numbers(trained),
+            **describe_making(started),
+            **facts,
+            **(examine(trained) if examine else {}),
+        }
+        return save_run(out, trained, dataset, info)
+
     if training is None:
-        trained, facts = _fit(make_model, dataset, fit)
-    else:
-        trained, facts = _train(
-            make_model, make, training, dataset, fit, out, on_validation, resume=is_resumed
-        )
-    info = {
-        **chosen,
-        "preset": preset,
-        "dataset": _describe_dataset(dataset),
-        "seed": training.seed if training else None,
-        "num_parameters": count_numbers(trained),
-        **describe_making(started),
-        **facts,
-        **(examine(trained) if examine else {}),
-    }
-    return save_run(out, trained, dataset, info)
+        if distributed is not None:
+            raise UsageError(
+                f"{model} is computed in one go, by one process; leave distributed out."
+            )
+        open_out(resume=resume)
+        return save(*_fit(make_model, dataset, fit))
+    work = ItemTraining(make_model, make, training, dataset, fit, out, on_validation)
+    if distributed is None:
+        return save(*work.run(resume=open_out(resume=resume)))
+    with Workers.start(workers_config.timeout_seconds, training.device) as workers:
+        open_out = partial(open_out, resume=resume or is_restarted())
+        return train_shared_items(work, workers, open_out, save, divide=divide)
+
+
+def _take_settings(
+    kind: type[ConfigT], settings: Mapping[str, Any]
+) -> tuple[ConfigT, dict[str, Any]]:
+    """Return the settings of this kind, and the others."""
+    own = {name: value for name, value in settings.items() if name in kind.model_fields}
+    return make_config(kind, own), {n: v for n, v in settings.items() if n not in own}
 
 
 def resolve_settings(
@@ -189,44 +221,8 @@ def _fit(make: Callable[[], Model], dataset: Dataset, fit: Fit) -> tuple[Model, 
     if histories.lengths.sum() == 0:
         raise DataError("training needs at least one interaction; the training part has none.")
     model.fit_(histories)
-    validate = _make_validate(dataset, fit)
+    validate = validation(dataset, fit)
     return model.eval(), {"metrics": {"validation": validate(model)} if validate else {}}
-
-
-def _train(
-    make_model: Callable[[], Model],
-    make: MakeObjective,
-    training: TrainingConfig,
-    dataset: Dataset,
-    fit: Fit,
-    out: Path,
-    on_validation: OnValidation | None,
-    *,
-    resume: bool,
-) -> tuple[Model, dict[str, Any]]:
-    """Return a model trained by gradient steps, and what to say of it."""
-    device = pick_device(training.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(training.seed)
-        model = make_model().to(device)
-        histories = dataset.histories(fit, model.context)
-        objective = make(model, histories, batch_size=training.batch_size, seed=training.seed)
-        validate = _make_validate(dataset, fit)
-        loop = TrainingLoop(
-            model,
-            objective,
-            training,
-            directory=out,
-            validate=validate,
-            on_validation=on_validation,
-        )
-        progress = loop.run(resume=resume)
-    metrics = {"validation": progress.best_metrics} if validate else {}
-    return model.cpu(), {
-        "metrics": metrics,
-        "epochs": progress.epoch - 1,
-        "best_epoch": progress.best_epoch or progress.epoch - 1,
-    }
 
 
 def _model_maker(name: str, config: Config, dataset: Dataset) -> Callable[[], Model]:
@@ -260,19 +256,6 @@ def item_ids(dataset: Dataset) -> Tensor:
     """Return the 64-bit ids of items [I + 1], from their raw ids alone; 0 is padding."""
     ids = value_ids("item", dataset.item_ids.raw)
     return torch.from_numpy(np.concatenate([np.zeros(1, dtype=np.int64), ids]))
-
-
-def _make_validate(dataset: Dataset, fit: Fit) -> Validate | None:
-    """Return the function that measures a model on the validation part; None where none is left."""
-    if fit == "train+validation" or dataset.info.counts["validation"] == 0:
-        return None
-
-    def validate(model: Model) -> dict[str, float]:
-        return evaluate(
-            model, dataset, split="validation", ks=VALIDATION_KS, num_resamples=0
-        ).metrics
-
-    return validate
 
 
 def _describe_dataset(dataset: Dataset) -> dict[str, Any]:

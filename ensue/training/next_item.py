@@ -43,7 +43,7 @@ class NextItemObjective(QueryObjective):
         )
         super().__init__(self._batches.num_targets, seed=seed)
         model.observe_(histories)
-        self._config = config
+        self.config = config
         self._negatives = CatalogNegatives(
             histories.item_counts(model.num_items), by_popularity=config.negatives != "uniform"
         )
@@ -85,10 +85,15 @@ class NextItemObjective(QueryObjective):
 
     def queries(self, model: Any, batch: Batch) -> Tensor:
         """Return the queries of the real positions [S, D]."""
-        items, targets, _, _, *context = batch
+        items, targets, *_ = batch
         see_items_(model, items[:, 0], targets)  # each event once
-        if self._config.loss == "softmax":
+        if self.config.loss == "softmax":
             model.item_table()  # now, so that a growing one is read once, for the events as well
+        return self.encode(model, batch)
+
+    def encode(self, model: Any, batch: Batch) -> Tensor:
+        """Return what the model makes of the real positions [S, D]."""
+        items, targets, _, _, *context = batch
         positions = targets.flatten().nonzero().squeeze(1)
         queries: Tensor = model.encode(items, *context).flatten(0, 1).index_select(0, positions)
         return queries
@@ -97,10 +102,10 @@ class NextItemObjective(QueryObjective):
         """Return the mean loss of the real positions."""
         targets, negatives = batch[1].flatten(), batch[2]
         targets = targets[targets.nonzero().squeeze(1)]
-        if self._config.loss == "softmax":
+        if self.config.loss == "softmax":
             table, bias = model.item_table()
             return full_softmax_loss(queries, table, targets, bias=bias) / len(targets)
-        if self._config.loss == "sampled_softmax":
+        if self.config.loss == "sampled_softmax":
             return self._sampled_softmax(model, queries, targets, negatives).mean()
         candidates = torch.cat([targets[:, None], negatives], dim=1)
         logits = _candidate_logits(model, queries, candidates) + self._log_odds
@@ -108,7 +113,7 @@ class NextItemObjective(QueryObjective):
 
     def _draw(self, targets: np.ndarray[Any, Any], generator: torch.Generator) -> Tensor:
         """Return the negatives of a batch."""
-        config = self._config
+        config = self.config
         if config.loss == "softmax":
             return torch.zeros(0, dtype=torch.long)
         real = torch.from_numpy(targets[targets > 0])

@@ -39,9 +39,9 @@ class WindowObjective(ExampleObjective, QueryObjective):
         self._windows = Windows(histories, length=config.window, num_targets=config.num_targets)
         super().__init__(len(self._windows), batch_size=batch_size, seed=seed)
         self._negatives = UniformNegatives(histories, model.num_items)
-        self._num_targets = config.num_targets
+        self.num_targets = config.num_targets
         self._num_negatives = config.num_negatives or 3 * config.num_targets
-        self._reduction = config.loss
+        self.reduction = config.loss
 
     def make(self, index: NDArray[np.int64], generator: torch.Generator) -> Batch:
         """Return users [B], windows [B, L], candidates [B, T + N], targets first, and rows [B]."""
@@ -63,7 +63,7 @@ class WindowObjective(ExampleObjective, QueryObjective):
     def queries(self, model: Any, batch: Batch) -> Tensor:
         """Return the queries [B, D]."""
         users, windows, candidates, _ = batch
-        see_items_(model, windows, candidates[:, : self._num_targets])
+        see_items_(model, windows, candidates[:, : self.num_targets])
         queries: Tensor = model(users, windows)
         return queries
 
@@ -74,8 +74,8 @@ class WindowObjective(ExampleObjective, QueryObjective):
             model.output_embedding,
             model.output_bias,
             batch[2],
-            num_targets=self._num_targets,
-            reduction=self._reduction,
+            num_targets=self.num_targets,
+            reduction=self.reduction,
         )
 
 

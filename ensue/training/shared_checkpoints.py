@@ -20,11 +20,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ensue.distributed.ranker import SharedRanker
 from ensue.distributed.shards import Piece, joined, local_part
 from ensue.errors import RunError
 from ensue.files import write_json
-from ensue.models.ranking.base import RankingModel
 from ensue.nn.dynamic_embedding import DynamicEmbedding
 from ensue.nn.table_records import add_records_, records
 from ensue.training.checkpoints import (
@@ -34,20 +32,21 @@ from ensue.training.checkpoints import (
     training_state,
     under,
 )
+from ensue.training.shared_peers import SharedModel
 
 Owns = Callable[[Tensor], Tensor]
 PIECE = "piece."  # before the name of a parameter: which part of it the file has
 
 
 class SharedCheckpoints(Checkpoints):
-    """The checkpoints of a training whose model is a `SharedRanker`; all workers call each method.
+    """The checkpoints of a training whose model is with several workers, who all call each method.
 
     The folder is one that all workers write to.
     """
 
-    def __init__(self, folder: Path, ranker: SharedRanker) -> None:
+    def __init__(self, folder: Path, model: SharedModel) -> None:
         super().__init__(folder)
-        self.ranker, self.workers = ranker, ranker.workers
+        self.model, self.workers = model, model.workers
 
     def exists(self, name: str) -> bool:
         """Return whether there is a checkpoint of this name."""
@@ -87,7 +86,7 @@ class SharedCheckpoints(Checkpoints):
         model.load_state_dict(under(tensors, "model."))
 
     def _write(self, name: str, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
-        for own, piece in self.ranker.pieces.items():
+        for own, piece in self.model.pieces.items():
             axis = torch.tensor([piece.axis])
             tensors[f"{PIECE}{own}"] = torch.cat([axis, piece.places])
         before = json.loads(self._manifest(name).read_text()) if self.exists(name) else {}
@@ -109,8 +108,8 @@ class SharedCheckpoints(Checkpoints):
         with _opened(files) as parts:
             if len(files) == size:
                 return _tensors(parts[rank]), stored["counters"]
-            tables = {f"model.{n}.": m for n, m in _tables(self.ranker).items()}
-            tensors = _divided(parts, self.ranker.pieces, tables, self.ranker.owns)
+            tables = {f"model.{n}.": m for n, m in _tables(self.model).items()}
+            tensors = _divided(parts, self.model.pieces, tables, self.model.owns)
         torch.manual_seed(rank)  # what is drawn in a worker's rows is of the new division
         tensors["generator.cpu"] = torch.get_rng_state()
         return tensors, stored["counters"]
@@ -119,14 +118,18 @@ class SharedCheckpoints(Checkpoints):
         return self.folder / f"{name}.json"
 
 
-def load_whole_(model: RankingModel, folder: Path, name: str) -> None:
+def load_whole_(model: nn.Module, folder: Path, name: str) -> None:
     """Give a model, whole and on one process, the weights that workers have stored."""
     stored = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     with _opened([folder / file for file in stored["files"]]) as parts:
         tables = {f"model.model.{n}.": m for n, m in _tables(model).items()}
         tensors = _divided(parts, {}, tables, lambda ids: torch.ones_like(ids, dtype=torch.bool))
     # What is known of rare values is no part of what the workers store.
-    model.load_state_dict({**model.state_dict(), **under(tensors, "model.model.")})
+    state = model.state_dict()
+    for own, value in under(tensors, "model.model.").items():
+        # A table of items is a module with a weight there.
+        state[own if own in state else own.removesuffix(".weight")] = value
+    model.load_state_dict(state)
 
 
 @contextmanager

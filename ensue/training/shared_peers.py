@@ -5,33 +5,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ensue.distributed.items import SharedItems
 from ensue.distributed.ranker import SharedRanker
 from ensue.training.peers import Wishes
 
+SharedModel = SharedRanker | SharedItems
+
 
 class WorkerPeers:
-    """The other workers of a `SharedRanker`, told to the loop with the dense gradients.
+    """The other workers of a model, told to the loop with the dense gradients.
 
     is_alone: there is no other. is_first: this one writes the log and shows progress.
     """
 
-    def __init__(self, ranker: SharedRanker) -> None:
-        self._ranker = ranker
-        self.is_alone = ranker.workers.size == 1
-        self.is_first = ranker.workers.rank == 0
+    def __init__(self, model: SharedModel) -> None:
+        self._model = model
+        self.is_alone = model.workers.size == 1
+        self.is_first = model.workers.rank == 0
 
     def seed(self, seed: int) -> int:
         """Return the seed of this worker: rows that are its own are not drawn for as others' are.
 
         Where each computes all rows, all draw the same.
         """
-        if self._ranker.is_redundant:
+        if self._model.is_redundant:
             return seed
-        return seed + self._ranker.workers.rank
+        return seed + self._model.workers.rank
 
     def combine(self, losses: Tensor, wishes: Wishes) -> tuple[Tensor, Wishes]:
         """Add up gradients, losses [n] and wishes after a backward pass, and return the latter."""
         own = torch.cat([losses, losses.new_tensor([float(wish) for wish in wishes])])
-        summed = self._ranker.sum_gradients_(own)
+        summed = self._model.sum_gradients_(own)
         stop, save = (bool(wish > 0) for wish in summed[len(losses) :].tolist())
         return summed[: len(losses)], wishes._replace(stop=stop, save=save)

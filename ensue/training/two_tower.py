@@ -39,7 +39,7 @@ class TwoTowerObjective(Objective):
     def __init__(
         self, model: TwoTower, histories: Histories, *, batch_size: int, seed: int
     ) -> None:
-        config = self._config = model.config
+        config = self.config = model.config
         self._groups = TargetGroups(
             histories,
             model.num_items,
@@ -68,9 +68,9 @@ class TwoTowerObjective(Objective):
         groups = rng.permutation(len(self._groups))
         for number in range(first, -(-len(groups) // self._size)):
             own = groups[number * self._size : (number + 1) * self._size]
-            queries = self._groups.take(own, order, self._config.max_len)
+            queries = self._groups.take(own, order, self.config.max_len)
             generator = self.generator(epoch, number + 1)
-            negatives = self._negatives.draw(self._config.num_negatives, generator).numpy()
+            negatives = self._negatives.draw(self.config.num_negatives, generator).numpy()
             yield [
                 torch.from_numpy(array)
                 for array in (
@@ -87,16 +87,11 @@ class TwoTowerObjective(Objective):
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Return the mean loss of the targets, and of the second task beside it."""
-        config = self._config
+        config = self.config
         users, history, offsets, targets, owners, negatives, excluded, shown, is_masked = batch
         queries = model.encode(history, offsets, model.user_values.take(users))
         candidates = torch.cat([targets, negatives])
-        inputs = [model.item_input(candidates, feature_dropout=config.feature_dropout)]
-        if len(shown) and config.ssl.startswith("spread_out"):
-            inputs.append(model.item_input(shown))
-        elif len(shown):
-            inputs += model.views(shown, is_masked, drop=config.value_dropout)
-        vectors = model.item_tower(torch.cat(inputs)).split([len(part) for part in inputs])
+        vectors = self.item_vectors(model, candidates, shown, is_masked)
         places = torch.arange(len(targets), device=targets.device)
         loss = batch_softmax_loss(
             queries,
@@ -104,9 +99,9 @@ class TwoTowerObjective(Objective):
             torch.stack([owners, places]),
             temperature=config.temperature,
             excluded=excluded,
-            log_q=self._log_q(model, candidates, targets),
+            log_q=self.log_q(model, candidates, targets),
         )
-        if not len(shown):
+        if not self.has_second:
             return loss
         if config.ssl == "spread_out_square":
             return loss + config.alpha * spread_out_square(vectors[1])
@@ -114,9 +109,29 @@ class TwoTowerObjective(Objective):
         second = view_contrast(vectors[1], vectors[-1], temperature=temperature)
         return loss + config.alpha * second
 
-    def _log_q(self, model: TwoTower, candidates: Tensor, targets: Tensor) -> Tensor | None:
+    def item_vectors(
+        self, model: TwoTower, candidates: Tensor, shown: Tensor, is_masked: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return the vectors of candidates [C, D], and of items of the second task [M, D].
+
+        The latter are there twice where the task has two views, and not without a task.
+        """
+        config = self.config
+        inputs = [model.item_input(candidates, feature_dropout=config.feature_dropout)]
+        if self.has_second and config.ssl.startswith("spread_out"):
+            inputs.append(model.item_input(shown))
+        elif self.has_second:
+            inputs += model.views(shown, is_masked, drop=config.value_dropout)
+        return torch.split(model.item_tower(torch.cat(inputs)), [len(part) for part in inputs])
+
+    @property
+    def has_second(self) -> bool:
+        """Whether there is a second task."""
+        return self.config.ssl != "none" and self.config.alpha != 0
+
+    def log_q(self, model: TwoTower, candidates: Tensor, targets: Tensor) -> Tensor | None:
         """Return log of how often each candidate is expected in such a batch [C]."""
-        config = self._config
+        config = self.config
         if config.logq == "none":
             return None
         if model.frequency is None:
@@ -130,9 +145,9 @@ class TwoTowerObjective(Objective):
 
     def _excluded(self, queries: Queries, candidates: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the pairs of a query and a candidate that is no negative [2, X]."""
-        if self._config.hits == "known":
+        if self.config.hits == "known":
             return find_known(queries, candidates, *self._known, self._num_items)
-        if self._config.hits == "target":
+        if self.config.hits == "target":
             return find_repeats(queries, candidates, self._num_items)
         return np.zeros((2, 0), dtype=np.int64)
 
@@ -140,8 +155,8 @@ class TwoTowerObjective(Objective):
         self, queries: Queries, epoch: int, number: int
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Return the items of the second task [M] (none without it), and what the views hide."""
-        config = self._config
-        if config.ssl == "none" or config.alpha == 0:
+        config = self.config
+        if not self.has_second:
             return np.zeros(0, dtype=np.int64), np.zeros((2, len(self._masks)), dtype=np.bool_)
         rng = np.random.default_rng(self.generator_state(epoch, number + 1, 1))
         if config.ssl_items == "batch":
@@ -158,7 +173,7 @@ class TwoTowerObjective(Objective):
         Raises:
             ConfigError: there is nothing to hide.
         """
-        config, columns = self._config, model.features.items
+        config, columns = self.config, model.features.items
         count = len(model.item_embedding.names)
         if config.ssl == "dropout" and not any(column.kind == "multi" for column in columns):
             raise ConfigError(

@@ -173,12 +173,12 @@ def test_log_q_of_exact_counts() -> None:
     model = toy_model(num_negatives=10, logq="exact")
     objective = objective_of(model, batch_size=4)
     targets, candidates = torch.tensor([1, 2, 2]), torch.tensor([1, 5])
-    found = objective._log_q(model, candidates, targets)
+    found = objective.log_q(model, candidates, targets)
     assert found is not None
     # Items 1 and 5 are 3 and 2 of 12 events; 3 targets a batch, and 10 draws of 5 items.
     np.testing.assert_allclose(found.exp(), [3 * 3 / 12 + 2, 3 * 2 / 12 + 2], rtol=1e-5)
     plain = toy_model(logq="none")
-    assert objective_of(plain)._log_q(plain, candidates, targets) is None
+    assert objective_of(plain).log_q(plain, candidates, targets) is None
 
 
 def test_the_stream_learns_while_training_alone() -> None:

@@ -59,7 +59,7 @@ class Caser(Model):
         super().__init__(config, num_users=num_users, num_items=num_items)
         dim = config.dim
         self.max_len = config.window
-        self.user_embedding = nn.Parameter(torch.randn(num_users, dim) / dim)
+        self.user_embedding: Any = nn.Parameter(torch.randn(num_users, dim) / dim)
         self.item_embedding: Any
         self.output_embedding: Any
         self.output_bias: Any
@@ -118,19 +118,19 @@ class Caser(Model):
     def _sequence_vector(self, windows: Tensor) -> Tensor:
         """z of Eq. 10 [B, D]; zero when neither convolution is used."""
         if self.config.parts == "p":
-            return self.user_embedding.new_zeros(len(windows), self.config.dim)
+            return self.hidden.weight.new_zeros(len(windows), self.config.dim)
         vectors = gather_rows(self.item_embedding, windows, padding_idx=0)
         return self.hidden_activation(self.hidden(self.convolutions(vectors, self.dropout)))
 
     def _user_vector(self, users: Tensor) -> Tensor:
         """P_u [B, D]; the mean user for user 0, zero when the part is not used."""
         if "p" not in self.config.parts:
-            return self.user_embedding.new_zeros(len(users), self.config.dim)
+            return self.hidden.weight.new_zeros(len(users), self.config.dim)
         vectors = gather_rows(self.user_embedding, (users - 1).clamp_(min=0))
         is_known = users > 0
         if self.training or bool(is_known.all()):  # every user of a training batch is known
             return vectors
-        return torch.where(is_known[:, None], vectors, self.user_embedding.mean(dim=0))
+        return torch.where(is_known[:, None], vectors, all_rows(self.user_embedding).mean(dim=0))
 
 
 def _zero_padding(table: Tensor) -> Tensor:
