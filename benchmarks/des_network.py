@@ -36,6 +36,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks._report import to_table, write_report
 from benchmarks.network.cluster import Cluster, ClusterError, cluster, why_not
 from benchmarks.network.formulas import sent_bytes
@@ -203,7 +205,7 @@ def sizes_of(workload: Workload, nodes: int) -> dict[str, float]:
     batches = [make_batch(workload, rank, step).ids for rank in range(nodes) for step in steps]
     return {
         "entries": statistics.fmean(len(ids) for ids in batches),
-        "distinct": statistics.fmean(len(ids.unique()) for ids in batches),
+        "distinct": statistics.fmean(len(torch.unique(ids)) for ids in batches),
     }
 
 

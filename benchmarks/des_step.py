@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -67,10 +67,10 @@ class Counter:
 
     def __init__(self, workers: Workers) -> None:
         self._workers = workers
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}  # of collectives: they are not timed here
 
     @property
-    def sent(self) -> dict[str, float]:
+    def sent(self) -> Mapping[str, float]:
         """Bytes by purpose."""
         return {name: float(value) for name, value in self._workers.traffic.sent.items()}
 
@@ -102,7 +102,7 @@ class Trainer:
         batch = next(self._ahead)
         losses = task_losses(self.ranker(batch), batch.labels, batch.weights, ["binary"])
         share = len(batch) / (self.workload.batch * self.workers.size)
-        (losses.sum() * share).backward()
+        (losses.sum() * share).backward()  # type: ignore[no-untyped-call]
         loss = self.ranker.sum_gradients_((losses * share).detach())
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
@@ -147,7 +147,7 @@ def as_rows(batches: list[Batch], workload: Workload) -> RankingBatch:
         categorical = codes.view(len(lengths), -1)
     else:
         order = columns.argsort(stable=True)
-        parts = codes[order].split(lengths.sum(dim=0).tolist())
+        parts = torch.split(codes[order], lengths.sum(dim=0).tolist())
         bags = tuple(Bag(own, _offsets(of)) for own, of in zip(parts, lengths.T, strict=True))
         categorical = codes.new_zeros(len(lengths), 0)
     return RankingBatch(categorical, bags, numbers, (), labels, torch.ones_like(labels))

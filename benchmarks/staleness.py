@@ -193,7 +193,7 @@ def hourly_auc(stream: list[list[Batch]], logits: Tensor) -> float:
     """Return the mean AUC of the hours, of logits in the order of the stream."""
     labels = torch.cat([batch.labels for batches in stream for batch in batches])
     rows = STEPS_AN_HOUR * sum(len(batch.labels) for batch in stream[0])
-    pairs = zip(labels.split(rows), logits.split(rows), strict=True)
+    pairs = zip(torch.split(labels, rows), torch.split(logits, rows), strict=True)
     found = [auc(own.numpy(), scores.numpy()) for own, scores in pairs]
     return statistics.fmean(value for value in found if value is not None)
 

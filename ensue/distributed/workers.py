@@ -323,7 +323,8 @@ class Workers:
             if given.is_cuda:
                 dist.all_to_all_single(out, given, receive, send, group=self._groups[purpose])
             else:
-                self._swap_at_once(out.split(receive), given.split(send), purpose)
+                theirs, mine = torch.split(out, receive), torch.split(given, send)
+                self._swap_at_once(theirs, mine, purpose)
         row_bytes = math.prod(given.shape[1:]) * given.element_size()
         self.traffic.add(purpose, (len(given) - send[self.rank]) * row_bytes)
         return out
