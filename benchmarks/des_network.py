@@ -36,13 +36,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks._report import to_table, write_report
 from benchmarks.network.cluster import Cluster, ClusterError, cluster, why_not
 from benchmarks.network.formulas import sent_bytes
 from benchmarks.network.meter import WARM_UP
 from benchmarks.network.workloads import WORKLOADS, Workload, make_batch
+from ensue.nn.row_sums import group_rows
 
 SERVER = "parameter server"
 TORCHREC = ("table_wise", "row_wise", "table_wise_tuned", "row_wise_tuned")
@@ -205,7 +204,7 @@ def sizes_of(workload: Workload, nodes: int) -> dict[str, float]:
     batches = [make_batch(workload, rank, step).ids for rank in range(nodes) for step in steps]
     return {
         "entries": statistics.fmean(len(ids) for ids in batches),
-        "distinct": statistics.fmean(len(torch.unique(ids)) for ids in batches),
+        "distinct": statistics.fmean(len(group_rows(ids)[0]) for ids in batches),
     }
 
 

@@ -66,10 +66,7 @@ def all_to_all_single(
         if mine[other].numel()
     ]
     work = _Work(messages)
-    if async_op:
-        return work
-    work.wait()
-    return None
+    return _started(work, async_op)
 
 
 def reduce_scatter_tensor(
@@ -80,6 +77,10 @@ def reduce_scatter_tensor(
     exchange = all_to_all_single(received, input.contiguous(), group=group, async_op=True)
     parts = received.view(dist.get_world_size(group), *output.shape)
     work = _Work([exchange], lambda: torch.sum(parts, dim=0, out=output))
+    return _started(work, async_op)
+
+
+def _started(work: _Work, async_op: bool) -> _Work | None:
     if async_op:
         return work
     work.wait()

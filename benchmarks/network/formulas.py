@@ -8,7 +8,8 @@ the tower, of which the first layer has F k h on vectors and h outputs:
   worker sends what it pushes, and rows as a server, which is as much as it pulls. 2 P e r for the
   tower, which is summed by an all-reduce. A server that remembers what was pulled spares 8 U r.
 - table-wise and row-wise: 8 b n r for the ids, 4 b F r for their lengths; pooled vectors there and
-  gradients back, 2 b F d e r and 2 B F d e r, of d numbers a column; 2 P e r.
+  gradients back, 2 b F d e r and 2 B F d e r, of d numbers a column; 2 P e r. Row-wise every
+  worker has a part of every column, and the lengths of all go to each: 4 b F (N - 1).
 - equivalent substitution: the same ids and lengths, 2 B s e r for the sums of s numbers a row
   there and back: 1 for LR, k + 1 for FM, k + 1 + h for DeepFM, h for a tower alone; 2 (P - F k h) e
   r: the first layer's part on the vectors is not summed.
@@ -52,7 +53,8 @@ def sent_bytes(
     total = rows * workers
     first = columns * workload.dim * (workload.hidden[0] if workload.hidden else 0)
     dense = tower_numbers(workload)
-    ids = 8 * entries + 4 * rows * columns
+    lengths = 4 * rows * columns * (workers if scheme == "row_wise" else 1)
+    ids = 8 * entries + lengths
     if scheme == "parameter_server":
         ids = 16 * distinct
         sparse = 2 * distinct * workload.width * ELEMENT
