@@ -24,6 +24,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -146,6 +147,9 @@ def why_not() -> str | None:
 def cluster(nodes: int, mbit: float | None) -> Iterator[Cluster]:
     """Make nodes joined by links of `mbit` million bits a second, and remove them at the end.
 
+    A SIGTERM meanwhile ends this process by `SystemExit`, so that they are removed then too; called
+    from the main thread.
+
     Args:
         nodes: 1 to 250.
         mbit: of each direction of each node's link; None is as fast as the machine.
@@ -157,6 +161,7 @@ def cluster(nodes: int, mbit: float | None) -> Iterator[Cluster]:
     made = Cluster(nodes, mbit, f"{PREFIX}-{os.getpid()}")
     switch = f"{made.name}-switch"
     names = [switch, *(f"{made.name}-{rank}" for rank in range(nodes))]
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         for name in names:
             _call("ip", "netns", "add", name)
@@ -172,6 +177,7 @@ def cluster(nodes: int, mbit: float | None) -> Iterator[Cluster]:
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _connect(node: str, switch: str, rank: int) -> None:
