@@ -39,7 +39,7 @@ from ensue.evaluation.ranking.metrics import auc
 from ensue.nn.row_sums import group_rows
 
 LOG = Workload("deepfm", (200,) * 20, 1.0, 1, 0, 8, (32,), 128)
-RATES = (0.0125, 0.025, 0.05, 0.1)
+RATES = (0.00625, 0.0125, 0.025, 0.05, 0.1)
 TUNING_SEED = 1000
 STEPS_AN_HOUR = 6  # of the synchronous program
 DRIFT_HOURS = 24  # of a whole turn of the truth
