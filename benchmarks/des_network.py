@@ -13,8 +13,9 @@ rows.
 - TorchRec table_wise and row_wise, as they are and with collectives that use gloo better ("tuned"):
   `benchmarks._network_torchrec`, run by the interpreter --reference of an environment with it (see
   `benchmarks.ranking_speed`);
-- ensue des, table_wise, row_wise, replicated and plan: `benchmarks.des_step`; the last is whatever
-  the plan chooses at start.
+- ensue des_scatter, des_all_reduce, table_wise, row_wise and replicated: `benchmarks.des_step`.
+  `planned` marks the one that the plan takes for these machines: their network, and rates of their
+  processors that are measured first.
 
 Columns: samples a second of all nodes; bytes a node sends in a step by its interface's counter, by
 the program's own count, and by the formula; `wire s` is the counted bytes at the link's rate, the
@@ -27,24 +28,24 @@ own for each node is faster.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import statistics
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks._report import to_table, write_report
 from benchmarks.network.cluster import Cluster, ClusterError, cluster, why_not
-from benchmarks.network.formulas import sent_bytes
+from benchmarks.network.formulas import Scheme, sent_bytes
 from benchmarks.network.meter import WARM_UP
 from benchmarks.network.workloads import WORKLOADS, Workload, make_batch
+from ensue.nn.row_sums import group_rows
 
 SERVER = "parameter server"
 TORCHREC = ("table_wise", "row_wise", "table_wise_tuned", "row_wise_tuned")
-OWN = ("des", "table_wise", "row_wise", "replicated", "plan")
+OWN = ("des_scatter", "des_all_reduce", "table_wise", "row_wise", "replicated")
 PROGRAMS = (SERVER, *(f"TorchRec {s}" for s in TORCHREC), *(f"ensue {s}" for s in OWN))
 BENCHMARKED = ("lr-many", "fm-many", "deepfm-many", "deepfm-criteo")
 SAVING, SPEED_UP, OFF_BEST = 0.687, 3.0, 0.1  # the bars
@@ -83,7 +84,6 @@ def main() -> int:
 
 def runnable(programs: list[str], reference: Path | None) -> dict[str, list[str]]:
     """Return the command of each program that can be run here, and say which cannot."""
-    has_own = importlib.util.find_spec("benchmarks.des_step") is not None
     commands = {}
     for name in programs:
         kind, _, scheme = name.partition(" ")
@@ -94,7 +94,7 @@ def runnable(programs: list[str], reference: Path | None) -> dict[str, list[str]
             sharding = ["--sharding", scheme.removesuffix("_tuned")]
             tuned = ["--tuned"] if scheme.endswith("_tuned") else []
             commands[name] = [*module, *sharding, *tuned]
-        elif kind == "ensue" and has_own:
+        elif kind == "ensue":
             commands[name] = [sys.executable, "-m", "benchmarks.des_step", "--scheme", scheme]
         else:
             print(f"left out: {name}", file=sys.stderr)
@@ -151,7 +151,6 @@ def run(network: Cluster, command: list[str]) -> dict[str, Any]:
         "cpu_s": None if cpu is None else cpu * network.nodes,
         **{key: mean(key) for key in ("interface_bytes", "sent_bytes", "communication_s")},
         "parts": first.get("sent_bytes"),
-        "planned": first.get("planned"),
     }
 
 
@@ -193,7 +192,7 @@ def summarize(
         "MB, counter": _mega(counted),
         "MB, program": _mega(median("sent_bytes")),
         "MB, formula": _mega(formula(program, workload, network.nodes, known)),
-        "planned": answers[-1]["planned"],
+        "planned": "",
     }
 
 
@@ -203,7 +202,7 @@ def sizes_of(workload: Workload, nodes: int) -> dict[str, float]:
     batches = [make_batch(workload, rank, step).ids for rank in range(nodes) for step in steps]
     return {
         "entries": statistics.fmean(len(ids) for ids in batches),
-        "distinct": statistics.fmean(len(ids.unique()) for ids in batches),
+        "distinct": statistics.fmean(len(group_rows(ids)[0]) for ids in batches),
     }
 
 
@@ -215,7 +214,7 @@ def formula(program: str, workload: Workload, nodes: int, known: dict[str, float
     """Return the bytes that a node should send in a step; None where there is no formula."""
     kind, _, scheme = program.partition(" ")
     scheme = "parameter_server" if program == SERVER else scheme.removesuffix("_tuned")
-    if scheme not in ("parameter_server", "table_wise", "row_wise", "des"):
+    if scheme not in get_args(Scheme):
         return None
     width = max(4, workload.dim) if kind == "TorchRec" else workload.width
     parts = sent_bytes(
@@ -223,6 +222,7 @@ def formula(program: str, workload: Workload, nodes: int, known: dict[str, float
         workload,
         nodes,
         width=width,
+        packed=kind == "ensue",
         **known,
     )
     return sum(parts.values())
@@ -238,8 +238,10 @@ def claims_of(rows: Rows) -> Iterator[dict[str, Any]]:
             if (row["nodes"], row["Mbit/s"], row["workload"]) == (nodes, mbit, workload)
         }
         where = f"{workload}, {nodes} nodes, {mbit:g} Mbit/s"
-        server, des = own.get(SERVER), own.get("ensue des")
-        if server and des:
+        server = own.get(SERVER)
+        ours = [row for name, row in own.items() if name.startswith("ensue des")]
+        if server and ours:
+            des = max(ours, key=lambda row: row["samples/s"])
             many = workload in ("lr-many", "fm-many", "deepfm-many")
             saved = 1 - _bytes(des) / _bytes(server)
             bar = SAVING if many else ""
@@ -248,11 +250,11 @@ def claims_of(rows: Rows) -> Iterator[dict[str, Any]]:
             bar = SPEED_UP if many and mbit == 100 else ""
             yield {"case": where, "claim": "DES over server", "value": ratio, "bar": bar}
         speeds = {name: row["samples/s"] for name, row in own.items() if name.startswith("ensue ")}
-        planned = speeds.pop("ensue plan", None)
-        if planned and speeds:
+        planned = [name for name in speeds if own[name]["planned"]]
+        if planned:
             best = max(speeds, key=lambda name: speeds[name])
-            claim = f"plan over best ({best})"
-            value = planned / speeds[best]
+            claim = f"plan ({planned[0]}) over best ({best})"
+            value = speeds[planned[0]] / speeds[best]
             yield {"case": where, "claim": claim, "value": value, "bar": 1 - OFF_BEST}
 
 

@@ -143,7 +143,7 @@ class Worker:
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([grad.reshape(-1) for grad in grads])
         self.exchange.all_reduce_(flat, purpose="dense")
-        parts = flat.split([p.numel() for p in parameters])
+        parts = torch.split(flat, [p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             parameter.grad = part.view_as(parameter)
         self._optimizer.step()

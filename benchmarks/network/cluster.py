@@ -3,10 +3,10 @@
 Each node is a network namespace with an interface `eth0`, 10.77.0.1 and up, joined by a veth pair
 to a bridge in a namespace of its own, the switch. Token buckets (`tc` tbf) shape what a node sends
 at its interface, and what it receives at its port of the switch, so that both directions have the
-given rate, at the same time, and two senders to one node share its port. A bucket holds a
-millisecond of bytes (16 KiB at least), its queue 20 ms; beyond that packets are dropped, and TCP
-slows down. There is no delay but that of the queues: the round trip of an idle network is below 0.1
-ms, less than in a data center.
+given rate, at the same time, and two senders to one node share its port. A bucket holds
+a millisecond of bytes (68 KiB at least, the largest piece that the kernel sends), its queue 50 ms;
+beyond that packets are dropped, and TCP (Reno, which every kernel has) slows down. There is no
+delay but that of the queues: an idle network's round trip is below 0.1 ms, as within a rack.
 
 The frames are Ethernet's of 1,514 bytes (MTU 1,500), of which TCP with time stamps carries 1,448:
 a transfer's rate is at most 0.956 of the link's. The buckets count every frame. The counters of the
@@ -24,6 +24,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -146,6 +147,9 @@ def why_not() -> str | None:
 def cluster(nodes: int, mbit: float | None) -> Iterator[Cluster]:
     """Make nodes joined by links of `mbit` million bits a second, and remove them at the end.
 
+    A SIGTERM meanwhile ends this process by `SystemExit`, so that they are removed then too; called
+    from the main thread.
+
     Args:
         nodes: 1 to 250.
         mbit: of each direction of each node's link; None is as fast as the machine.
@@ -157,6 +161,7 @@ def cluster(nodes: int, mbit: float | None) -> Iterator[Cluster]:
     made = Cluster(nodes, mbit, f"{PREFIX}-{os.getpid()}")
     switch = f"{made.name}-switch"
     names = [switch, *(f"{made.name}-{rank}" for rank in range(nodes))]
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         for name in names:
             _call("ip", "netns", "add", name)
@@ -172,6 +177,7 @@ def cluster(nodes: int, mbit: float | None) -> Iterator[Cluster]:
     finally:
         for name in names:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _connect(node: str, switch: str, rank: int) -> None:

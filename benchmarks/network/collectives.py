@@ -50,8 +50,8 @@ def all_to_all_single(
     """Send the rows of `input` to the processes in turn, and receive theirs in `output`."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     even = [len(input) // size] * size
-    mine = input.split(input_split_sizes or even)
-    theirs = output.split(output_split_sizes or even)
+    mine = torch.split(input, input_split_sizes or even)
+    theirs = torch.split(output, output_split_sizes or even)
     theirs[rank].copy_(mine[rank])
     others = [(rank + distance) % size for distance in range(1, size)]
     tag = next(_numbers) % TAGS  # two exchanges may be under way at once
@@ -66,7 +66,7 @@ def all_to_all_single(
         if mine[other].numel()
     ]
     work = _Work(messages)
-    return work if async_op else _finished(work)
+    return _started(work, async_op)
 
 
 def reduce_scatter_tensor(
@@ -77,8 +77,11 @@ def reduce_scatter_tensor(
     exchange = all_to_all_single(received, input.contiguous(), group=group, async_op=True)
     parts = received.view(dist.get_world_size(group), *output.shape)
     work = _Work([exchange], lambda: torch.sum(parts, dim=0, out=output))
-    return work if async_op else _finished(work)
+    return _started(work, async_op)
 
 
-def _finished(work: _Work) -> None:
+def _started(work: _Work, async_op: bool) -> _Work | None:
+    if async_op:
+        return work
     work.wait()
+    return None

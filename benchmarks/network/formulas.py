@@ -8,10 +8,14 @@ the tower, of which the first layer has F k h on vectors and h outputs:
   worker sends what it pushes, and rows as a server, which is as much as it pulls. 2 P e r for the
   tower, which is summed by an all-reduce. A server that remembers what was pulled spares 8 U r.
 - table-wise and row-wise: 8 b n r for the ids, 4 b F r for their lengths; pooled vectors there and
-  gradients back, 2 b F d e r and 2 B F d e r, of d numbers a column; 2 P e r.
+  gradients back, 2 b F d e r and 2 B F d e r, of d numbers a column; 2 P e r. Row-wise every
+  worker has a part of every column, and the lengths of all go to each: 4 b F (N - 1).
 - equivalent substitution: the same ids and lengths, 2 B s e r for the sums of s numbers a row
   there and back: 1 for LR, k + 1 for FM, k + 1 + h for DeepFM, h for a tower alone; 2 (P - F k h) e
-  r: the first layer's part on the vectors is not summed.
+  r: the first layer's part on the vectors is not summed. By all-reduce it is 2 B s e r alone: every
+  worker reads all rows, and computes the tower for them.
+- ids are packed by Ensue: a code in the bits that its column's values need, a length in those of
+  the longest.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import Literal
 
 from benchmarks.network.workloads import Workload
 
-Scheme = Literal["parameter_server", "table_wise", "row_wise", "des"]
+Scheme = Literal["parameter_server", "table_wise", "row_wise", "des_scatter", "des_all_reduce"]
 ELEMENT = 4
 
 
@@ -33,16 +37,18 @@ def sent_bytes(
     entries: float,
     distinct: float,
     width: int | None = None,
+    packed: bool = False,
 ) -> dict[str, float]:
     """Return bytes by purpose: ids, sparse (rows, vectors or sums) and dense (the tower).
 
     Args:
         entries: values in a worker's rows (b n). distinct: of them (U).
         width: numbers of a pooled vector (d); those of the vectors (k), if it is not given.
+        packed: ids and lengths take the bits that they need.
 
     >>> from benchmarks.network.workloads import WORKLOADS
     >>> fm = WORKLOADS["fm-many"]
-    >>> sent_bytes("des", fm, 4, entries=512_000, distinct=150_000)["sparse"]
+    >>> sent_bytes("des_scatter", fm, 4, entries=512_000, distinct=150_000)["sparse"]
     110592.0
     >>> sum(sent_bytes("parameter_server", fm, 4, entries=512_000, distinct=150_000).values()) / .75
     13200008.0
@@ -51,18 +57,31 @@ def sent_bytes(
     rows, columns = workload.batch, len(workload.sizes)
     total = rows * workers
     first = columns * workload.dim * (workload.hidden[0] if workload.hidden else 0)
-    dense = tower_numbers(workload)
-    ids = 8 * entries + 4 * rows * columns
+    dense: float = tower_numbers(workload)
+    lengths: float = 4 * rows * columns * (workers if scheme == "row_wise" else 1)
+    ids: float = 8 * entries + lengths
+    if packed:
+        ids = packed_bytes(workload, entries)
     if scheme == "parameter_server":
         ids = 16 * distinct
         sparse = 2 * distinct * workload.width * ELEMENT
-    elif scheme == "des":
+    elif scheme in ("des_scatter", "des_all_reduce"):
         sparse = 2 * total * substituted_width(workload) * ELEMENT
         dense -= first
+        if scheme == "des_all_reduce":
+            ids, dense = 0, 0
     else:
         pooled = 2 * columns * (width or max(workload.dim, 1)) * ELEMENT
         sparse = pooled * (total if scheme == "row_wise" else rows)
     return {"ids": ids * share, "sparse": sparse * share, "dense": 2 * dense * ELEMENT * share}
+
+
+def packed_bytes(workload: Workload, entries: float) -> float:
+    """Return the bytes of a worker's values and lengths, each in the bits that it needs."""
+    columns = len(workload.sizes)
+    longest = 1 if workload.mean_length == 1 else 2 * workload.mean_length - 1
+    of_values = entries / columns * sum(size.bit_length() for size in workload.sizes)
+    return (of_values + workload.batch * columns * longest.bit_length()) / 8
 
 
 def tower_numbers(workload: Workload) -> int:

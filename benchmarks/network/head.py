@@ -24,9 +24,7 @@ class Head(nn.Module):
         deep = workload.model in ("deepfm", "dnn")
         first = len(workload.sizes) * workload.dim + workload.numbers
         widths = (first, *workload.hidden, 1) if deep else ()
-        self.layers = nn.ModuleList(
-            nn.Linear(a, b) for a, b in pairwise(widths)
-        )
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.has_pairs = workload.model in ("fm", "deepfm")
 
     def forward(self, terms: Tensor, sums: Tensor, pooled: Tensor, numbers: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ import os
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch.distributed as dist
 from torch import Tensor
@@ -20,6 +20,18 @@ from torch import Tensor
 from benchmarks.network.collectives import all_to_all_single
 
 WARM_UP = 3
+
+
+class Counter(Protocol):
+    """What this process has sent by purpose, and the seconds it took, since it was cleared."""
+
+    @property
+    def sent(self) -> Mapping[str, float]: ...
+
+    @property
+    def seconds(self) -> Mapping[str, float]: ...
+
+    def clear(self) -> None: ...
 
 
 class Exchange:
@@ -75,7 +87,7 @@ def measure(
     *,
     batch: int,
     steps: int,
-    exchange: Exchange | None = None,
+    exchange: Counter | None = None,
     warm_up: int = WARM_UP,
 ) -> dict[str, Any]:
     """Take steps on all processes and return what they cost this one.

@@ -107,6 +107,17 @@ class SharedItems(nn.Module):
         grads = [grad_of(parameter) for name, parameter in named if name not in self.pieces]
         return add_up_(extra, grads, self.workers)
 
+    @torch.no_grad()
+    def gradient_norm(self) -> Tensor:
+        """Return the norm of the summed gradient of all parameters, the same on all workers."""
+        squares: dict[bool, list[Tensor]] = {True: [], False: []}
+        for name, parameter in self.model.named_parameters():
+            squares[name in self.pieces].append(grad_of(parameter).square().sum())
+        zero = squares[False][0].new_zeros(())
+        # Rows of padding, which all workers have, have no gradient.
+        divided = self.workers.all_reduce_(sum(squares[True], zero).clone(), purpose="dense")
+        return (divided + sum(squares[False], zero)).sqrt()
+
 
 def table_names(model: Model) -> list[str]:
     """Return the names of the parameters that have a row for each item or user.

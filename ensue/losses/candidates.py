@@ -48,10 +48,8 @@ def candidate_bce(
         and isinstance(bias, Tensor)
         and kernels.can_run(queries, table, bias)
     ):
-        loss: Tensor = _CandidateBCE.apply(  # type: ignore[no-untyped-call]
-            queries, table, bias, candidates, num_targets, totals
-        )
-        return loss
+        weights = _weights(candidates, num_targets, totals)
+        return compiled_bce(queries, table, bias, candidates, num_targets, weights)
     logits = dot_rows(queries, table, candidates) + gather_rows(bias, candidates)
     is_real = candidates != 0
     targets = positive_loss(logits[:, :num_targets]), is_real[:, :num_targets]
@@ -73,22 +71,49 @@ def candidate_totals(
     return torch.stack([counts[:num_targets].sum(), counts[num_targets:].sum()]).clamp(min=1)
 
 
+def compiled_bce(
+    queries: Tensor,
+    table: Tensor,
+    bias: Tensor | None,
+    candidates: Tensor,
+    num_targets: int,
+    weights: Tensor,
+) -> Tensor:
+    """Return the sum of weights [B, C] times the losses of all candidates but 0, a scalar.
+
+    The tensors are ones that the kernels can take; the rest as of `candidate_bce`.
+    """
+    loss: Tensor = _CandidateBCE.apply(  # type: ignore[no-untyped-call]
+        queries, table, bias, candidates, num_targets, weights.to(table.dtype)
+    )
+    return loss
+
+
+def _weights(candidates: Tensor, num_targets: int, totals: Tensor) -> Tensor:
+    """Return the weight of each candidate [B, C], one over its total."""
+    of_targets, of_negatives = (1 / totals.double()).tolist()
+    weights = torch.full(candidates.shape, of_negatives)
+    weights[:, :num_targets] = of_targets
+    return weights
+
+
 class _CandidateBCE(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         queries: Tensor,
         table: Tensor,
-        bias: Tensor,
+        bias: Tensor | None,
         candidates: Tensor,
         num_targets: int,
-        totals: Tensor,
+        weights: Tensor,
     ) -> Tensor:
         to_logits, to_queries = queries.new_empty(candidates.shape), torch.empty_like(queries)
-        arrays = kernels.arrays(queries, table, bias, candidates)
-        weights = (1 / totals.double()).numpy().astype(np.float32)
+        own_bias = queries.new_empty(0) if bias is None else bias
         loss = kernels.candidate_bce(
-            *arrays, num_targets, weights, *kernels.arrays(to_logits, to_queries)
+            *kernels.arrays(queries, table, own_bias, candidates),
+            num_targets,
+            *kernels.arrays(weights, to_logits, to_queries),
         )
         ctx.table, ctx.bias = table, bias
         ctx.save_for_backward(queries, candidates, to_logits, to_queries)
@@ -97,8 +122,7 @@ class _CandidateBCE(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, candidates, to_logits, to_queries = ctx.saved_tensors
-        arrays = kernels.arrays(
-            to_logits, queries, candidates, grad_of(ctx.table), grad_of(ctx.bias)
-        )
+        grad_bias = queries.new_empty(0) if ctx.bias is None else grad_of(ctx.bias)
+        arrays = kernels.arrays(to_logits, queries, candidates, grad_of(ctx.table), grad_bias)
         kernels.candidate_bce_backward(np.float32(grad.item()), *arrays)
         return to_queries * grad, None, None, None, None, None

@@ -110,6 +110,11 @@ class SequenceModel(Model):
         bias = self.output_bias
         return all_rows(self.output_embedding), None if bias is None else all_rows(bias)
 
+    @property
+    def scored_tokens(self) -> int:
+        """How many positions, padded ones too, are encoded at a time when scoring."""
+        return SCORED_TOKENS
+
     @abstractmethod
     def encode(self, items: Tensor) -> Tensor:
         """Return the query behind every event [B, T, D] of items [B, T], which start at column 0.
@@ -161,7 +166,7 @@ class SequenceModel(Model):
         first = 0
         while first < len(order):
             longest = int(lengths[order[first]])
-            rows = order[first : first + max(1, SCORED_TOKENS // longest)]
+            rows = order[first : first + max(1, self.scored_tokens // longest)]
             items = batch.right_padded(rows, longest)
             context = self._context_of(batch, rows, longest)
             queries[rows] = self.encode_last(items, lengths[rows] - 1, *context).to(queries.dtype)

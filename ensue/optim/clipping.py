@@ -62,11 +62,19 @@ def trust_factor(step: Tensor, weight: Tensor, *, rate: float, multiplier: float
 
 
 @torch.no_grad()
-def clip_whole_gradient_(parameters: Iterable[Tensor], *, threshold: float) -> Tensor:
+def clip_whole_gradient_(
+    parameters: Iterable[Tensor],
+    *,
+    threshold: float,
+    total: Tensor | None = None,
+) -> Tensor:
     """Bring the norm of all gradients together to `threshold` at most; return what it was.
 
     As `torch.nn.utils.clip_grad_norm_`, which takes no sparse gradients: of those the values of a
     row count with their sum.
+
+    Args:
+        total: the norm, where others have parts of the gradient.
     """
     values = []
     for parameter in parameters:
@@ -78,7 +86,8 @@ def clip_whole_gradient_(parameters: Iterable[Tensor], *, threshold: float) -> T
             values.append(sums)
         else:
             values.append(parameter.grad)
-    total = torch.nn.utils.get_total_norm(values)
+    if total is None:
+        total = torch.nn.utils.get_total_norm(values)
     factor = (threshold / (total + 1e-6)).clamp_(max=1)
     for value in values:
         value.mul_(factor.to(value.device))

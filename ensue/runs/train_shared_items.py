@@ -13,11 +13,11 @@ import torch
 
 from ensue.distributed.items import SharedItems
 from ensue.distributed.workers import Workers
-from ensue.errors import UsageError, did_you_mean
+from ensue.errors import ConfigError, UsageError, did_you_mean
 from ensue.models.base import Model
 from ensue.runs.item_training import ItemTraining, validation
 from ensue.runs.run import Run
-from ensue.runs.train_shared import check_training, on_first
+from ensue.runs.train_shared import on_first
 from ensue.training.loop import TrainingLoop
 from ensue.training.shared_checkpoints import SharedCheckpoints, load_whole_
 from ensue.training.shared_objectives import share_objective
@@ -41,7 +41,8 @@ def train_shared_items(
         save: stores the run of a whole model, with what is to be said of it.
         divide: whether rows of tables are divided; else all workers have all of them.
     """
-    check_training(training.config)
+    if training.config.rollback:
+        raise ConfigError("rollback is for a training of one process; leave it out.")
     folder = training.out / "checkpoints"
     with torch.random.fork_rng():
         torch.manual_seed(training.config.seed)

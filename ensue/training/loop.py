@@ -204,7 +204,11 @@ class TrainingLoop:
             self.watch.observe(seen)
         if self.config.clip_norm is not None:
             read = [part for table in self._tables for part in table.read_rows()]
-            clip_whole_gradient_([*self.model.parameters(), *read], threshold=self.config.clip_norm)
+            clip_whole_gradient_(
+                [*self.model.parameters(), *read],
+                threshold=self.config.clip_norm,
+                total=self.peers.gradient_norm(),
+            )
         self.optimizer.step()
         for table in self._tables:
             table.apply_gradients_(self.optimizer.param_groups[0]["lr"])

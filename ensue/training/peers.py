@@ -35,6 +35,9 @@ class Peers(Protocol):
     def combine(self, losses: Tensor, wishes: Wishes) -> tuple[Tensor, Wishes]:
         """Add up gradients, losses [n] and wishes after a backward pass, and return the latter."""
 
+    def gradient_norm(self) -> Tensor | None:
+        """Return the norm of the whole gradient behind `combine`; None where all of it is here."""
+
 
 class Alone:
     """No other process."""
@@ -49,3 +52,7 @@ class Alone:
     def combine(self, losses: Tensor, wishes: Wishes) -> tuple[Tensor, Wishes]:
         """Return losses and wishes as they are."""
         return losses, wishes
+
+    def gradient_norm(self) -> Tensor | None:
+        """Return None: all of the gradient is here."""
+        return None

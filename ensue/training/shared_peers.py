@@ -38,3 +38,7 @@ class WorkerPeers:
         summed = self._model.sum_gradients_(own)
         stop, save = (bool(wish > 0) for wish in summed[len(losses) :].tolist())
         return summed[: len(losses)], wishes._replace(stop=stop, save=save)
+
+    def gradient_norm(self) -> Tensor | None:
+        """Return the norm of the whole gradient; None of ranking models, which are not clipped."""
+        return self._model.gradient_norm() if isinstance(self._model, SharedItems) else None

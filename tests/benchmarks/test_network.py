@@ -132,14 +132,14 @@ def test_formulas_give_the_table_of_the_method():
         found = sent_bytes(scheme, workload, 4, entries=512_000, distinct=150_000)
         return found[part] / 1e6
 
-    assert mega("des", fm, "sparse") == pytest.approx(0.11, abs=0.005)
-    assert mega("des", tower, "sparse") == pytest.approx(3.15, abs=0.005)
-    assert mega("des", deepfm, "sparse") == pytest.approx(0.11 + 3.15, abs=0.01)
+    assert mega("des_scatter", fm, "sparse") == pytest.approx(0.11, abs=0.005)
+    assert mega("des_scatter", tower, "sparse") == pytest.approx(3.15, abs=0.005)
+    assert mega("des_scatter", deepfm, "sparse") == pytest.approx(0.11 + 3.15, abs=0.01)
     assert mega("row_wise", fm, "sparse") == pytest.approx(19.7, abs=0.05)
     assert mega("table_wise", fm, "sparse") == pytest.approx(4.92, abs=0.005)
     server = mega("parameter_server", fm, "sparse") + mega("parameter_server", fm, "ids")
     assert server / 0.75 == pytest.approx(13.2, abs=0.05)  # the table leaves the own share in
-    assert mega("des", fm, "ids") == pytest.approx(3.07 + 0.31, abs=0.005)
+    assert mega("des_scatter", fm, "ids") == pytest.approx(3.07 + 0.31, abs=0.005)
 
 
 def test_batches_depend_on_seed_rank_and_step_alone_and_have_the_distinct_values_they_should():

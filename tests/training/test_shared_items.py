@@ -21,11 +21,14 @@ from ensue.errors import ConfigError
 from ensue.models.base import Model
 from ensue.models.baselines.bpr import BPR, BPRConfig
 from ensue.models.table import build_model, get_method
+from ensue.optim.clipping import clip_whole_gradient_
 from ensue.training.config import TrainingConfig
 from ensue.training.objective import Batch, Objective
 from ensue.training.objectives import make_objective
 from ensue.training.optimizers import make_optimizer
+from ensue.training.peers import NO_WISHES
 from ensue.training.shared_objectives import share_objective
+from ensue.training.shared_peers import WorkerPeers
 from tests.contracts.planted import histories_of
 from tests.distributed.spawn import run_workers
 from tests.models.retrieval.toy import HISTORIES, USERS, toy_model
@@ -126,6 +129,38 @@ def train_shared(
         "pieces": model.pieces,
         "counts": counts,
     }
+
+
+def clip_alone() -> list[float]:
+    model, objective = make("m3", {"loss": "gbce", "num_negatives": 4}, 3)
+    norms = []
+    for batch in steps_of(objective):
+        objective.loss(model, batch).backward()
+        norms.append(float(clip_whole_gradient_(model.parameters(), threshold=1.0)))
+        model.zero_grad()
+    return norms
+
+
+def clip_shared(workers: Workers) -> list[float]:
+    whole, objective = make("m3", {"loss": "gbce", "num_negatives": 4}, 3)
+    model = SharedItems(whole, workers, divide=True)
+    shared, peers, norms = share_objective(model, objective), WorkerPeers(model), []
+    for batch in steps_of(shared):
+        loss = shared.loss(model, batch)
+        loss.backward()
+        peers.combine(loss.detach()[None], NO_WISHES)
+        norm = peers.gradient_norm()
+        assert norm is not None
+        norms.append(float(norm))
+        model.zero_grad(set_to_none=False)
+    return norms
+
+
+def test_the_norm_of_a_divided_gradient_is_that_of_one_process() -> None:
+    expected = clip_alone()
+    for norms in (found := run_workers(clip_shared, 3)):
+        assert norms == pytest.approx(expected, rel=1e-12)
+        assert norms == found[0]  # all workers clip alike, bit for bit
 
 
 def compare(value: torch.Tensor, expected: torch.Tensor, what: str) -> None:

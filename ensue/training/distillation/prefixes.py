@@ -20,7 +20,7 @@ from torch import Tensor
 from ensue.data.context import take_rows
 from ensue.data.histories import Histories, HistoryBatch
 from ensue.models.base import Model
-from ensue.models.sequence import SCORED_TOKENS, SequenceModel
+from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.caser import Caser
 
 SCORE_BYTES = 16 << 20  # of scores made at a time
@@ -81,7 +81,7 @@ def query_all(
     first = 0
     while first < len(stretches.users):
         longest = int(stretches.lengths[first])
-        part = stretches.take(np.arange(first, first + max(1, SCORED_TOKENS // longest)))
+        part = stretches.take(np.arange(first, first + max(1, model.scored_tokens // longest)))
         positions = np.arange(longest)
         is_read = positions < part.lengths[:, None]
         events = np.where(is_read, part.starts[:, None] + positions, 0)
