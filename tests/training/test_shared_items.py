@@ -201,9 +201,13 @@ LOSSES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("settings", LOSSES, ids=lambda s: "-".join(map(str, s.values())))
-@pytest.mark.parametrize("size", [2, 3])
-def test_sasrec(size: int, settings: dict[str, Any]) -> None:
-    check("sasrec", size, settings)
+def test_sasrec(settings: dict[str, Any]) -> None:
+    check("sasrec", 3, settings)
+
+
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec", "m3", "caser", "two_tower"])
+def test_two_workers(name: str) -> None:
+    check(name, 2, {}, batch_size=5)
 
 
 @pytest.mark.parametrize("size", [1, 4])
@@ -227,9 +231,8 @@ def test_gru4rec(settings: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("loss", ["mean", "sum"])
-@pytest.mark.parametrize("size", [2, 3])
-def test_caser(size: int, loss: str) -> None:
-    check("caser", size, {"loss": loss}, batch_size=7)
+def test_caser(loss: str) -> None:
+    check("caser", 3, {"loss": loss}, batch_size=7)
 
 
 def test_caser_with_more_workers_than_windows() -> None:
@@ -248,9 +251,8 @@ def test_caser_with_more_workers_than_windows() -> None:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("size", [2, 3])
-def test_two_tower(size: int, settings: dict[str, Any]) -> None:
-    check("two_tower", size, settings, batch_size=5)
+def test_two_tower(settings: dict[str, Any]) -> None:
+    check("two_tower", 3, settings, batch_size=5)
 
 
 def test_two_tower_with_more_workers_than_queries() -> None:
