@@ -41,6 +41,12 @@ class Division(NamedTuple):
         keys = shifted % self.size * self.width + shifted // self.size + first
         return torch.where(ids < first, 0, keys) if first else keys
 
+    def ids(self, keys: Tensor) -> Tensor:
+        """Return the ids of which these are the keys."""
+        first = int(self.has_padding)
+        local, owner = keys % self.width, keys // self.width
+        return ((local - first) * self.size + owner + first).clamp(min=0)
+
     def own_ids(self, rank: int) -> Tensor:
         """Return the ids of the rows of a worker [V_r], in its order."""
         start = min(rank + self.has_padding, self.num_rows)
@@ -84,10 +90,10 @@ def exchange_wanted(ids: Tensor, division: Division, workers: Workers) -> Wanted
     Args:
         ids: of any shape, of this worker; repeated or not. Padding is among what is taken.
     """
-    keys = division.keys(ids.reshape(-1))
+    ids = ids.reshape(-1)
     if division.has_padding:
-        keys = torch.cat([keys.new_zeros(1), keys])
-    keys = torch.unique(keys)
+        ids = torch.cat([ids.new_zeros(1), ids])
+    keys = division.keys(torch.unique(ids)).sort().values
     take = torch.bincount(keys // division.width, minlength=workers.size)
     ones = [1] * workers.size
     # No worker has more rows than int32 can count.
@@ -116,7 +122,7 @@ def fetch(weight: Tensor, wanted: Wanted, workers: Workers, *, has_padding: bool
     """Return the rows [R, D] that a worker wants, in the order of their keys.
 
     The gradient goes back to the owners and is added to `weight.grad`, as in nn.embedding; all
-    workers must run the backward pass. Of D = 0 dimensions the rows are numbers.
+    workers must run the backward pass.
 
     Args:
         weight: [V_r, D] or [V_r], this worker's rows, a leaf.

@@ -68,8 +68,9 @@ class SharedItems(nn.Module):
 
     def borrow_(self, names: Sequence[str], wanted: Wanted) -> None:
         """Fetch the rows of a batch from tables with equally many rows."""
+        places = self.tables[names[0]].places(wanted)
         for name in names:
-            self.tables[name].borrow_(wanted)
+            self.tables[name].borrow_(wanted, places)
 
     def train(self, mode: bool = True) -> SharedItems:
         """Enter or leave training mode; vectors that are made of all rows wait for `whole`."""

@@ -32,7 +32,8 @@ class SharedRows(nn.Module):
         self.division = Division(len(whole), workers.size, has_padding)
         self.piece = Piece(0, self.division.own_ids(workers.rank))
         self.weight = nn.Parameter(whole.detach().index_select(0, self.piece.places))
-        self._keys, self._leaf = torch.zeros(0), torch.zeros(0)
+        self._places = torch.zeros(0, dtype=torch.int32)
+        self._leaf = torch.zeros(0)
         self._rows: Tensor | None = None
         self._whole: Tensor | None = None
 
@@ -55,10 +56,27 @@ class SharedRows(nn.Module):
         """Return what is to be borrowed for a batch with these ids; all workers ask together."""
         return exchange_wanted(ids, self.division, self.workers)
 
-    def borrow_(self, wanted: Wanted) -> None:
-        """Fetch the rows of a batch, from which `fetch` looks up until the next ones are there."""
+    def places(self, wanted: Wanted) -> Tensor:
+        """Return where rows of the table are among the wanted ones [V] int32; of others, anything.
+
+        It is the memory of the last batch, made once: looking an id up costs one read of it, where
+        a search among the wanted ones would cost many.
+        """
+        num_rows, device = self.division.num_rows, wanted.keys.device
+        if len(self._places) != num_rows or self._places.device != device:
+            self._places = torch.zeros(num_rows, dtype=torch.int32, device=device)
+        numbers = torch.arange(len(wanted.keys), dtype=torch.int32, device=device)
+        self._places[self.division.ids(wanted.keys)] = numbers
+        return self._places
+
+    def borrow_(self, wanted: Wanted, places: Tensor) -> None:
+        """Fetch the rows of a batch, from which `fetch` looks up until the next ones are there.
+
+        Args:
+            places: of the rows, from this table or another one that is asked for the same.
+        """
         has_padding = self.division.has_padding
-        self._keys = wanted.keys
+        self._places = places
         self._rows = fetch(self.weight, wanted, self.workers, has_padding=has_padding)
         # Look-ups add to the gradient of a leaf, where all of them meet before it is sent.
         self._leaf = self._rows.detach().requires_grad_()
@@ -67,7 +85,7 @@ class SharedRows(nn.Module):
         """Return the rows of borrowed ids of any shape as a small table, or all rows, if there."""
         if self._whole is not None:
             return Part(self._whole, ids)
-        return Part(self._leaf, torch.searchsorted(self._keys, self.division.keys(ids)))
+        return Part(self._leaf, self._places[ids].long())
 
     def return_gradients_(self) -> None:
         """Give the gradients of borrowed rows, if any, to their owners, behind the backward pass.

@@ -45,7 +45,7 @@ def look_up(workers: Workers, shape: tuple[int, ...], has_padding: bool) -> dict
     )
     ids, factors = ids_of(rank), factors_of(rank)
     wanted = table.ask(ids)
-    table.borrow_(wanted)
+    table.borrow_(wanted, table.places(wanted))
     padding = 0 if has_padding else None
     rows = gather_rows(table, ids, padding_idx=padding)
     loss = (rows * (factors if len(shape) == 2 else factors[..., 0])).sum()
@@ -117,6 +117,7 @@ def test_a_division_gives_each_row_one_place(num_rows: int, size: int, has_paddi
     ids = torch.arange(int(has_padding), num_rows)
     keys = division.keys(ids)
     assert len(keys.unique()) == len(ids)
+    assert torch.equal(division.ids(keys), ids)
     counts = [len(division.own_ids(rank)) for rank in range(size)]
     assert max(counts) == division.width
     assert max(counts) - min(counts) <= 1
@@ -126,6 +127,7 @@ def test_a_division_gives_each_row_one_place(num_rows: int, size: int, has_paddi
         if has_padding:
             assert own[0] == 0
             assert int(division.keys(torch.tensor(0))) == 0
+            assert int(division.ids(torch.tensor(0))) == 0
             own, rows = own[1:], rows[1:]
             local = division.local(ids, rank)
             assert torch.equal(local[local > 0], rows)
