@@ -44,9 +44,9 @@ class SharedCheckpoints(Checkpoints):
     The folder is one that all workers write to.
     """
 
-    def __init__(self, folder: Path, model: SharedModel) -> None:
+    def __init__(self, folder: Path, ranker: SharedModel) -> None:
         super().__init__(folder)
-        self.model, self.workers = model, model.workers
+        self.ranker, self.workers = ranker, ranker.workers
 
     def exists(self, name: str) -> bool:
         """Return whether there is a checkpoint of this name."""
@@ -86,7 +86,7 @@ class SharedCheckpoints(Checkpoints):
         model.load_state_dict(under(tensors, "model."))
 
     def _write(self, name: str, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
-        for own, piece in self.model.pieces.items():
+        for own, piece in self.ranker.pieces.items():
             axis = torch.tensor([piece.axis])
             tensors[f"{PIECE}{own}"] = torch.cat([axis, piece.places])
         before = json.loads(self._manifest(name).read_text()) if self.exists(name) else {}
@@ -108,8 +108,8 @@ class SharedCheckpoints(Checkpoints):
         with _opened(files) as parts:
             if len(files) == size:
                 return _tensors(parts[rank]), stored["counters"]
-            tables = {f"model.{n}.": m for n, m in _tables(self.model).items()}
-            tensors = _divided(parts, self.model.pieces, tables, self.model.owns)
+            tables = {f"model.{n}.": m for n, m in _tables(self.ranker).items()}
+            tensors = _divided(parts, self.ranker.pieces, tables, self.ranker.owns)
         torch.manual_seed(rank)  # what is drawn in a worker's rows is of the new division
         tensors["generator.cpu"] = torch.get_rng_state()
         return tensors, stored["counters"]

@@ -18,27 +18,27 @@ class WorkerPeers:
     is_alone: there is no other. is_first: this one writes the log and shows progress.
     """
 
-    def __init__(self, model: SharedModel) -> None:
-        self._model = model
-        self.is_alone = model.workers.size == 1
-        self.is_first = model.workers.rank == 0
+    def __init__(self, ranker: SharedModel) -> None:
+        self._ranker = ranker
+        self.is_alone = ranker.workers.size == 1
+        self.is_first = ranker.workers.rank == 0
 
     def seed(self, seed: int) -> int:
         """Return the seed of this worker: rows that are its own are not drawn for as others' are.
 
         Where each computes all rows, all draw the same.
         """
-        if self._model.is_redundant:
+        if self._ranker.is_redundant:
             return seed
-        return seed + self._model.workers.rank
+        return seed + self._ranker.workers.rank
 
     def combine(self, losses: Tensor, wishes: Wishes) -> tuple[Tensor, Wishes]:
         """Add up gradients, losses [n] and wishes after a backward pass, and return the latter."""
         own = torch.cat([losses, losses.new_tensor([float(wish) for wish in wishes])])
-        summed = self._model.sum_gradients_(own)
+        summed = self._ranker.sum_gradients_(own)
         stop, save = (bool(wish > 0) for wish in summed[len(losses) :].tolist())
         return summed[: len(losses)], wishes._replace(stop=stop, save=save)
 
     def gradient_norm(self) -> Tensor | None:
         """Return the norm of the whole gradient; None of ranking models, which are not clipped."""
-        return self._model.gradient_norm() if isinstance(self._model, SharedItems) else None
+        return self._ranker.gradient_norm() if isinstance(self._ranker, SharedItems) else None
