@@ -102,17 +102,37 @@ def plan(
     machines, work = _made(Cluster, cluster or {}), _made(Workload, workload or {})
     if (data is None) == (columns is None):
         raise UsageError("plan needs a dataset or columns, one of them.")
-    if data is None:
-        described = _made(Columns, columns or {})
-        schema, means = described.schema_of_rows, described.means
-    else:
+    if data is not None:
         dataset = data if isinstance(data, RankingDataset) else RankingDataset(data)
-        rows = work.split(machines.num_workers).num_rows
-        schema, (means, unique) = dataset.schema, count_ids(dataset, rows)
-        if work.unique_ids is None:
-            work = work.model_copy(update={"unique_ids": unique})
-    sizes = sizes_of(model, config, schema, ids_per_row=means)
+        return plan_training(model, config, dataset, work, machines, scheme=scheme)
+    described = _made(Columns, columns or {})
+    sizes = sizes_of(model, config, described.schema_of_rows, ids_per_row=described.means)
     return make_plan(sizes, work, machines, scheme=scheme)
+
+
+def plan_training(
+    model: str,
+    config: Config,
+    dataset: RankingDataset,
+    workload: Workload,
+    workers: Cluster | int,
+    *,
+    scheme: str | None = None,
+) -> Plan:
+    """Return the plan of a model of these settings on a dataset, whose ids are counted.
+
+    Args:
+        workers: the machines; or how many workers there are, for the plan that sends least.
+
+    Raises:
+        UsageError: no scheme is possible, or there are more workers than rows of a batch.
+    """
+    number = workers if isinstance(workers, int) else workers.num_workers
+    means, unique = count_ids(dataset, workload.split(number).num_rows)
+    if workload.unique_ids is None:
+        workload = workload.model_copy(update={"unique_ids": unique})
+    sizes = sizes_of(model, config, dataset.schema, ids_per_row=means)
+    return make_plan(sizes, workload, workers, scheme=scheme)
 
 
 def count_ids(dataset: RankingDataset, batch_size: int) -> tuple[dict[str, float], int | None]:

@@ -50,7 +50,8 @@ def train_ranker(
         preset: a named group of settings of the model.
         on_validation: is told the epoch and the metrics of each validation.
         distributed: how the model is divided among the processes that torchrun has started, which
-            all call this function and share the folder; None trains in this one alone.
+            all call this function and share the folder; "auto" is the cheapest way by the plan.
+            None trains in this one alone.
         settings: of the model, of the stream (`StreamConfig`), of the training (`TrainingConfig`)
             and of several processes (`DistributedConfig`), by field name; they override the preset.
 

@@ -100,11 +100,11 @@ def test_a_plan_for_described_columns() -> None:
     ]
     spread = Columns(num_fields=4, rows=[100])
     assert [column.size for column in spread.schema_of_rows.columns] == [25] * 4
-    found = plan("fm", columns=columns, cluster={"nodes": 100})
+    found = plan("lr", columns=columns, cluster={"nodes": 100})
     assert found.sizes.num_rows == 10**10 + 15
     assert found.sizes.ids_per_row == 6
     assert found.chosen.scheme == "des"
-    assert plan("fm", columns=columns, cluster={"nodes": 100}, scheme="row_wise").is_forced
+    assert plan("lr", columns=columns, cluster={"nodes": 100}, scheme="row_wise").is_forced
 
 
 def test_presets_and_settings_are_those_of_the_model() -> None:
