@@ -201,7 +201,10 @@ def worker_transfers(
     local = sizes.local if scheme == "des" else 0
     shared = local / sizes.num_fields * held.split if local else 0
     told = sizes.tasks + costs.NUM_WISHES
-    dense = costs.dense_gradients(floats, told + sizes.dense - local + shared)
+    # Gradients of whole tables travel with the others, in one all-reduce.
+    whole = scheme == "replicated" and workload.has_whole_gradients
+    weights = sizes.dense - local + shared + (sizes.num_weights if whole else 0)
+    dense = costs.dense_gradients(floats, told + weights)
     ahead = costs.label_weights(split, sizes.tasks)
     if scheme == "des" and schedule == "all_reduce":
         summed = _sums_of_all(sizes, held, split)
@@ -211,7 +214,7 @@ def worker_transfers(
         return
     if scheme == "replicated":
         for _ in range(num_workers):
-            yield ahead + dense + _replicated(sizes, workload, floats)
+            yield ahead + dense + (() if whole else _replicated_rows(sizes, workload, floats))
         return
     key_bytes = costs.KEY_BYTES if sizes.grows else costs.CODE_BYTES
     for rank in range(num_workers):
@@ -259,10 +262,8 @@ def _sum_width(sizes: Sizes, held: Shares) -> int:
     )
 
 
-def _replicated(sizes: Sizes, workload: Workload, floats: Split) -> Transfers:
+def _replicated_rows(sizes: Sizes, workload: Workload, floats: Split) -> Transfers:
     """Return what travels of the gradients of tables that all workers have."""
-    if workload.has_whole_gradients:
-        return costs.replicated(floats, sizes.num_weights)
     numbers = sizes.dim + sizes.weights
     return costs.replicated_rows(
         floats, _unique_ids(sizes, workload, floats), sizes.num_tables, numbers

@@ -50,7 +50,7 @@ def test_bytes_of_a_ring() -> None:
 @given(SPLITS, COUNTS, COUNTS, COUNTS, COUNTS)
 def test_the_table_of_formulas(split: Split, dim: int, layers: int, hidden: int, n: int) -> None:
     b, e, r = split.num_rows, split.wire_bytes, (split.num_workers - 1) / split.num_workers
-    total, fields, weights, unique = b * split.num_workers, layers, 1000 * n, 7 * n
+    total, fields, unique = b * split.num_workers, layers, 7 * n
     expected = {
         8 * b * n * r + 4 * b * fields * r: costs.key_exchange(split, n, fields),
         2 * total * e * r: costs.des_lr(split),
