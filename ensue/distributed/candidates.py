@@ -216,9 +216,10 @@ def worker_transfers(
         for _ in range(num_workers):
             yield ahead + dense + (() if whole else _replicated_rows(sizes, workload, floats))
         return
-    key_bytes = costs.KEY_BYTES if sizes.grows else costs.CODE_BYTES
+    messages = [costs.packed_ids(split.num_rows, *told) for told in held.told]
+    everyone = sum(messages)
     for rank in range(num_workers):
-        keys = costs.keys_sent(split.num_rows, held.ids[rank], held.cells[rank], key_bytes)
+        keys = costs.ids_sent(everyone - messages[rank], num_workers - 1)
         if scheme == "row_wise":
             moved = costs.row_wise(split, sizes.width)
         elif scheme == "table_wise":

@@ -23,7 +23,8 @@ Collective = Literal["all_to_all", "reduce_scatter", "all_gather", "all_reduce",
 Schedule = Literal["scatter", "all_reduce"]
 
 PARTS: tuple[Part, ...] = ("ids", "forward", "backward", "dense")
-KEY_BYTES, CODE_BYTES, LENGTH_BYTES, FLOAT_BYTES = 8, 4, 4, 4
+KEY_BYTES, LENGTH_BYTES, FLOAT_BYTES = 8, 4, 4
+SIZE_BYTES = 8  # how long a message of ids is
 WEIGHT_BYTES = 8  # of a sum of label weights, made in float64
 NUM_WISHES = 2  # what a worker says of stopping and saving, as numbers beside its losses
 
@@ -69,23 +70,39 @@ def rounds(transfers: Iterable[Transfer], part: Part | None = None) -> int:
     return sum(one.rounds for one in transfers if part in (None, one.part))
 
 
-def key_exchange(
-    split: Split, ids_per_row: float, num_fields: float, key_bytes: int = KEY_BYTES
-) -> Transfers:
+def key_exchange(split: Split, ids_per_row: float, num_fields: float) -> Transfers:
     """Return 4 b F r + 8 b n r: how many ids each column of a row has, then the ids.
 
-    r = (N - 1) / N. Every scheme but replicated tables needs it; it may run one batch ahead. Codes
-    of tables that do not grow have CODE_BYTES in place of 8.
+    r = (N - 1) / N. Every scheme but replicated tables needs it; it may run one batch ahead. It is
+    what 64 bits an id and 32 a length send; `packed_ids` is what is sent.
     """
-    r = split.to_others
-    return keys_sent(split.num_rows, ids_per_row * r, num_fields * r, key_bytes)
-
-
-def keys_sent(num_rows: int, ids: float, cells: float, key_bytes: int = KEY_BYTES) -> Transfers:
-    """Return 4 b F' + 8 b n': of a row, n' ids go to others, and the lengths of F' cells."""
+    rows = split.num_rows * split.to_others
     return (
-        Transfer("ids", "all_to_all", LENGTH_BYTES * cells * num_rows),
-        Transfer("ids", "all_to_all", key_bytes * ids * num_rows),
+        Transfer("ids", "all_to_all", LENGTH_BYTES * num_fields * rows),
+        Transfer("ids", "all_to_all", KEY_BYTES * ids_per_row * rows),
+    )
+
+
+def packed_ids(num_rows: int, cells: int, length_bits: int, value_bits: float) -> float:
+    """Return the bytes of a message with the ids of b rows for one other worker.
+
+    It has a byte for each of G' columns, then lengths and ids in as few bits as they need.
+
+    Args:
+        cells: G', columns that the worker has rows of, those twice whose full lengths it is told.
+        length_bits, value_bits: of a row, in the lengths of these columns and in their ids.
+    """
+    if not cells:
+        return 0
+    bits = (num_rows * length_bits, num_rows * value_bits)
+    return cells + sum(math.ceil(one / 8) for one in bits)
+
+
+def ids_sent(messages: float, num_others: int) -> Transfers:
+    """Return 8 (N - 1) and the messages: how long each is, then all of them."""
+    return (
+        Transfer("ids", "all_to_all", SIZE_BYTES * num_others),
+        Transfer("ids", "all_to_all", messages),
     )
 
 

@@ -1,18 +1,20 @@
-"""What of a model's tables each worker has with a layout, and what it sends of the ids of a row.
+"""What of a model's tables each worker has with a layout, and what it is told of the ids of a row.
 
-Shapes: N workers; F columns, D width of a vector, n ids of a row.
+Shapes: N workers; F columns, D width of a vector.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ensue.distributed.balance import balance, worker_totals
 from ensue.distributed.cluster import Workload
-from ensue.distributed.sizes import Layout, Sizes
+from ensue.distributed.packing import bits_of
+from ensue.distributed.sizes import Layout, Sizes, Vocabulary
 
-FLOAT_BYTES = 4
+FLOAT_BYTES, KEY_BITS = 4, 64
 
 Holders = dict[str, tuple[int, ...]]
 
@@ -32,21 +34,41 @@ def placed(
     return dict(zip(rows, held, strict=True))
 
 
+class Told(NamedTuple):
+    """What a worker is told of a row, on average.
+
+    cells: columns, those twice whose full lengths it needs beside those of its own ids.
+    length_bits, value_bits: of lengths and of ids.
+    """
+
+    cells: int = 0
+    length_bits: int = 0
+    value_bits: float = 0.0
+
+    def plus(self, one: Vocabulary, sharers: int, id_bits: int) -> Told:
+        """Return it with the columns of a vocabulary, whose ids are for `sharers` workers."""
+        cells, lengths = one.columns, one.length_bits(sharers)
+        if sharers > 1:  # a mean of a bag is over all of its ids
+            cells += len(one.bags)
+            lengths += sum(bits_of(longest) for longest in one.bags)
+        values = id_bits * one.lookups / sharers
+        return Told(self.cells + cells, self.length_bits + lengths, self.value_bits + values)
+
+
 @dataclass(frozen=True)
 class Shares:
-    """What the workers have, and send to one another.
+    """What the workers have, and are told by one another.
 
     held: ranks of each vocabulary, those with some of its rows, or some columns of all.
     widths: [N] pooled numbers of a row that a worker has, or parts of the sums of.
-    ids: [N] ids of one of its rows that a worker sends, on average; cells: [N] lengths.
+    told: [N] what a worker is told of each row of another one.
     split: columns that several workers have rows of; split_bags: of these, bags.
     """
 
     layout: Layout
     held: tuple[tuple[int, ...], ...]
     widths: list[float]
-    ids: list[float]
-    cells: list[float]
+    told: list[Told]
     split: int
     split_bags: int
 
@@ -64,55 +86,39 @@ def share(layout: Layout, sizes: Sizes, num_workers: int, *, may_split: bool) ->
         held = tuple(placed(rows, lookups, num_workers, may_split=may_split).values())
         return _by_field(sizes, held, num_workers)
     held = (tuple(range(num_workers)),) * len(known)
-    bags = sum(one.bags for one in known)
-    n, fields, others = sizes.ids_per_row, sizes.num_fields, num_workers - 1
-    if layout == "":
-        ids = cells = 0.0
-    elif layout == "column":  # all workers need all ids
-        ids, cells = n * others, fields * others
-    else:  # a mean of a bag is over all of its ids: whoever has some is told how many there are
-        ids, cells = n * others / num_workers, (fields + bags) * others
     is_split = layout == "hash" and num_workers > 1
+    sharers = num_workers if layout == "hash" else 1  # by column all workers need all ids
+    told = Told()
+    for one in known if layout else ():
+        told = told.plus(one, sharers, KEY_BITS if sizes.grows else one.id_bits(sharers))
     widths = [float(sizes.width)] * num_workers
     if layout == "column":
         widths = [
-            fields * len(range(rank, sizes.dim, num_workers))
-            + sizes.weights * len(range(rank, fields, num_workers))
+            sizes.num_fields * len(range(rank, sizes.dim, num_workers))
+            + sizes.weights * len(range(rank, sizes.num_fields, num_workers))
             for rank in range(num_workers)
         ]
     return Shares(
         layout,
         held,
         widths,
-        [ids] * num_workers,
-        [cells] * num_workers,
-        split=fields if is_split else 0,
-        split_bags=bags if is_split else 0,
+        [told] * num_workers,
+        split=sizes.num_fields if is_split else 0,
+        split_bags=sum(len(one.bags) for one in known) if is_split else 0,
     )
 
 
 def _by_field(sizes: Sizes, held: tuple[tuple[int, ...], ...], num_workers: int) -> Shares:
-    widths, own_ids, own_cells = ([0.0] * num_workers for _ in range(3))
-    all_cells = split = split_bags = 0
+    widths, told = [0.0] * num_workers, [Told()] * num_workers
+    split = split_bags = 0
     for ranks, one in zip(held, sizes.vocabularies, strict=True):
-        is_split = len(ranks) > 1
-        lengths = one.columns + (one.bags if is_split else 0)
-        all_cells += lengths * len(ranks)
-        split += one.columns if is_split else 0
-        split_bags += one.bags if is_split else 0
+        split += one.columns if len(ranks) > 1 else 0
+        split_bags += len(one.bags) if len(ranks) > 1 else 0
+        bits = one.id_bits(len(ranks))
         for rank in ranks:
             widths[rank] += one.columns * (sizes.dim + sizes.weights)
-            own_ids[rank] += one.lookups / len(ranks)
-            own_cells[rank] += lengths
-    return Shares(
-        "field",
-        held,
-        widths,
-        [sizes.ids_per_row - own for own in own_ids],
-        [all_cells - own for own in own_cells],
-        split,
-        split_bags,
-    )
+            told[rank] = told[rank].plus(one, len(ranks), bits)
+    return Shares("field", held, widths, told, split, split_bags)
 
 
 def local_held(sizes: Sizes, shares: Shares) -> float:

@@ -8,6 +8,7 @@ Shapes: F columns that are looked up, D width of a vector, M tasks, n ids of a r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from ensue.data.ranking.schema import RankingSchema
+from ensue.distributed.packing import bits_of
 from ensue.errors import UsageError
 from ensue.models.ranking.base import RankingModel, Trunk
 from ensue.models.ranking.dcn_v2 import DCNv2Config, DCNv2Trunk
@@ -57,7 +59,8 @@ class Operator(NamedTuple):
 class Vocabulary(NamedTuple):
     """Rows that values are found in.
 
-    columns: how many columns have its values. bags: of these, those with several in a row.
+    columns: how many columns have its values. bags: of these, those with several in a row, and the
+        most that each of them has.
     numbers: weights of a row, over all tables that the vocabulary has one in.
     lookups: ids of it in a row of the batch.
     """
@@ -65,9 +68,20 @@ class Vocabulary(NamedTuple):
     name: str
     rows: int
     columns: int
-    bags: int
+    bags: tuple[int, ...]
     numbers: int
     lookups: float
+
+    def id_bits(self, sharers: int) -> int:
+        """Return the bits of a code, where so many workers divide the rows."""
+        return bits_of((self.rows - 1) // sharers)
+
+    def length_bits(self, sharers: int) -> int:
+        """Return the bits of how many values the columns of a row have, of which one has a share.
+
+        Those of a bag are taken to be spread evenly.
+        """
+        return self.columns - len(self.bags) + sum(bits_of(-(-n // sharers)) for n in self.bags)
 
 
 class Sizes(NamedTuple):
@@ -142,6 +156,7 @@ def sizes_of(
     schema: RankingSchema,
     *,
     ids_per_row: Mapping[str, float] | None = None,
+    longest: Mapping[str, int] | None = None,
 ) -> Sizes:
     """Return the sizes of the ranking model called `name`; no table is made.
 
@@ -149,6 +164,7 @@ def sizes_of(
         config: of the model's Config class.
         ids_per_row: the mean number of ids in each column that is looked up; a column that is
             left out has 1.
+        longest: the most ids of a row in each bag; one that is left out has twice the mean.
 
     Raises:
         UsageError: there is no such model, or a name is that of no column with a vocabulary.
@@ -179,7 +195,7 @@ def sizes_of(
         operators=substitute.operators,
         obstacle=substitute.obstacle,
         attends=any(len(fields.attention) for fields in vectors),
-        vocabularies=_vocabularies(schema, means, dim, weights),
+        vocabularies=_vocabularies(schema, means, longest or {}, dim, weights),
         dense=sum(p.numel() for p in model.parameters()) - sum(t.weight.numel() for t in tables),
         local=substitute.local,
         spread=substitute.spread,
@@ -205,13 +221,21 @@ def _on_paper(name: str, config: Any, schema: RankingSchema) -> RankingModel:
 
 
 def _vocabularies(
-    schema: RankingSchema, means: Mapping[str, float], dim: int, weights: int
+    schema: RankingSchema,
+    means: Mapping[str, float],
+    longest: Mapping[str, int],
+    dim: int,
+    weights: int,
 ) -> tuple[Vocabulary, ...]:
     """Return the vocabularies; columns share its vectors, and each has weights of its own."""
     found = []
     for name, size in schema.vocabularies.items():
         columns = [column for column in schema.columns if column.vocabulary == name]
-        bags = sum(column.kind != "categorical" for column in columns)
+        bags = tuple(
+            longest.get(column.name, math.ceil(2 * means[column.name]))
+            for column in columns
+            if column.kind != "categorical"
+        )
         lookups = sum(means[column.name] for column in columns)
         numbers = dim + weights * len(columns)
         found.append(Vocabulary(name, size + 1, len(columns), bags, numbers, lookups))

@@ -242,7 +242,7 @@ def on_first(workers: Workers, make: Callable[[], T]) -> T | None:
 def count_lookups(dataset: RankingDataset) -> dict[str, float]:
     """Return how many values of each vocabulary a training row has, on average."""
     found: dict[str, float] = {}
-    means, _ = count_ids(dataset, 1)
+    means = count_ids(dataset, 1).means
     for column in looked_up(dataset.schema):
         found[column.vocabulary] = found.get(column.vocabulary, 0.0) + means[column.name]
     return found

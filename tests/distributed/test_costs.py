@@ -93,6 +93,14 @@ def test_all_reduces_are_padded_to_a_number_for_each_worker(
     assert costs.dense_gradients(split, 5, local=5) == ()
 
 
+def test_ids_in_bits() -> None:
+    """Three cells a row, of 1, 1 and 4 bits, and codes of 15 and 7: each kind fills up a byte."""
+    assert costs.packed_ids(3, 3, 6, 22) == 3 + 3 + 9
+    assert costs.packed_ids(8, 3, 6, 22) == 3 + 6 + 22
+    assert costs.packed_ids(8, 0, 0, 0) == 0
+    assert sent(costs.ids_sent(31, 3)) == 31 + 3 * 8
+
+
 @given(SPLITS, COUNTS, COUNTS)
 def test_rows_for_all_others(split: Split, unique: int, dim: int) -> None:
     """Each other worker gets of two tables how many rows, which ones, and their D + 1 numbers."""

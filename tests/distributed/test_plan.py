@@ -51,8 +51,10 @@ def test_bytes_are_those_of_the_formulas() -> None:
     work = {"batch_size": 2048, "unique_ids": 150_000}
     plan = planned("deepfm", MANY_FIELDS, 4, work=work, dim=8, hidden=[256])
     split, width, dense = Split(4, 512), 200 * 9, 200 * 8 * 256 + 256 + 257
-    # Codes of 4 bytes, and the sum of label weights in float64.
-    keys = sent(costs.key_exchange(split, 1000, 200, 4)) + 2 * 8 * 3
+    # 50 columns of others each: 5 codes of 50,000 values in 16 bits, lengths up to 10 in 4 bits and
+    # a byte that says so; how long the messages are, and the sum of label weights in float64.
+    keys = 3 * (50 * (512 * (5 * 2 + 0.5) + 1) + 8) + 2 * 8 * 3
+    assert keys < sent(costs.key_exchange(split, 1000, 200)) / 2
     told = 1 + 2  # a loss, and what is said of stopping and saving
     assert plan.sizes.dense == dense
     assert parts(of(plan, "des_scatter")) == {
@@ -165,8 +167,10 @@ def test_time_of_a_step() -> None:
     plan = planned("fm", {"num_fields": 20, "rows": [10**6]}, cluster, work=work, dim=4)
     cost = of(plan, "des_scatter").cost
     assert cost is not None
-    # 8 Gbit/s are 10^9 bytes/s; lengths, codes, a weight; 5 numbers each way; bias, loss, wishes.
-    keys, sums, dense = 512 * 20 * 8 * 0.75 + 2 * 8 * 3, 512 * 3 * 5 * 4, 2 * 4 * 4 * 0.75
+    # 8 Gbit/s are 10^9 bytes/s; of 15 columns of others codes of 16 bits, lengths of one, and which
+    # bits; sizes of messages, a weight; 5 numbers each way; bias, loss, wishes.
+    keys = 15 * (512 * 17 / 8 + 1) + 3 * 8 + 2 * 8 * 3
+    sums, dense = 512 * 3 * 5 * 4, 2 * 4 * 4 * 0.75
     # With gloo a reduce-scatter is an exchange: both leave the node as often with 1 worker each.
     assert cost.network_seconds == pytest.approx((keys + 2 * sums + dense) / 1e9)
     assert cost.latency_seconds == pytest.approx(3 * 50e-6)

@@ -46,7 +46,11 @@ def test_tables_and_dense_weights_are_those_of_the_model(
     )
     assert (found.num_fields, found.ids_per_row, found.tasks) == (4, 4.0, 2)
     assert [one.lookups for one in found.vocabularies] == [2.0, 1.0, 1.0]
-    assert [(one.columns, one.bags) for one in found.vocabularies] == [(2, 1), (1, 0), (1, 1)]
+    assert [(one.columns, one.bags) for one in found.vocabularies] == [
+        (2, (2,)),
+        (1, ()),
+        (1, (2,)),
+    ]
     assert (found.row_bytes > 0) == ("growth" in settings)
 
 
