@@ -98,7 +98,8 @@ def train_ranker(
             return save(*training.run(partial(open_out, resume=resume)))
         with Workers.start(chosen.distributed.timeout_seconds, chosen.training.device) as workers:
             resume = resume or is_restarted()
-            return train_shared(training, workers, scheme, partial(open_out, resume=resume), save)
+            open_out = partial(open_out, resume=resume)
+            return train_shared(training, workers, scheme, open_out, save, resume=resume)
 
 
 def default_metric(schema: RankingSchema) -> str:

@@ -6,8 +6,10 @@ the tables; the first one writes the run, which is the same as that of one proce
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
 from ensue.data.ranking.dataset import RankingDataset
@@ -19,6 +21,7 @@ from ensue.distributed.ranker import Scheme, SharedRanker
 from ensue.distributed.shares import Holders, placed
 from ensue.distributed.workers import Workers
 from ensue.errors import ConfigError, EnsueError, RunError, UsageError, did_you_mean
+from ensue.files import write_json
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.dcn_v2 import DCNv2Trunk
 from ensue.models.ranking.dlrm import DLRMTrunk
@@ -34,6 +37,7 @@ from ensue.training.shared_peers import WorkerPeers
 from ensue.training.shared_ranking import SharedRankingObjective
 
 T = TypeVar("T")
+PLAN_FILE = "plan.json"
 
 
 def train_shared(
@@ -42,6 +46,8 @@ def train_shared(
     scheme: Scheme | Literal["auto"],
     open_out: OpenOut,
     save: Callable[[RankingModel, dict[str, Any]], RankingRun],
+    *,
+    resume: bool = False,
 ) -> RankingRun:
     """Train with other workers, have the first one store the run, and return it.
 
@@ -49,13 +55,15 @@ def train_shared(
         scheme: "auto" is the one that the plan takes.
         open_out: makes the folder ready, and says whether there is a training to continue.
         save: stores the run of a whole model, with what is to be said of it.
+        resume: a training that is continued has the scheme that it was begun with.
     """
     maker, out = training.maker, training.out
     config, distributed = maker.settings.training, maker.settings.distributed
     check_training(config)
     told = distributed.model_dump(mode="json")
     if scheme == "auto":
-        scheme, distributed, planned = choose_scheme(maker, workers)
+        begun = out / PLAN_FILE if resume else None
+        scheme, distributed, planned = choose_scheme(maker, workers, begun)
         told = {**distributed.model_dump(mode="json"), "plan": planned}
     # First the model: settings that do not fit the data leave no folder behind.
     whole = maker.model()
@@ -69,6 +77,8 @@ def train_shared(
     )
     ranker.to(workers.device)
     resume = any(workers.gather_objects(on_first(workers, open_out)))
+    if "plan" in told and workers.rank == 0:
+        write_json(out / PLAN_FILE, told["plan"])
     loop = TrainingLoop(
         ranker,
         objective,
@@ -152,11 +162,14 @@ def check_scheme(name: str) -> Scheme | Literal["auto"]:
 
 
 def choose_scheme(
-    maker: RankerMaker, workers: Workers
+    maker: RankerMaker, workers: Workers, begun: Path | None = None
 ) -> tuple[Scheme, DistributedConfig, dict[str, Any]]:
     """Return the scheme that the plan takes, the settings with its schedule, and what it says.
 
     The first worker makes the plan and tells the others; it writes it on standard error.
+
+    Args:
+        begun: where the plan of a training is that goes on, which is kept, if it is there.
 
     Raises:
         ConfigError: a layout or a schedule is asked for, which is for a scheme that is named.
@@ -171,6 +184,10 @@ def choose_scheme(
             )
 
     def choose() -> dict[str, Any]:
+        if begun is not None and begun.is_file():
+            kept: dict[str, Any] = json.loads(begun.read_text(encoding="utf-8"))
+            note(f"{maker.name} on {workers.size} workers: {kept['chosen']}, as it was begun.")
+            return kept
         plan = plan_training(
             maker.name,
             maker.settings.model,

@@ -19,6 +19,7 @@ from ensue.runs.train_ranker import train_ranker
 from ensue.runs.train_shared import check_scheme, count_lookups
 from tests.distributed.spawn import WorkerError, run_workers
 from tests.runs.test_train_ranker import make_table
+from tests.training.test_resume import stop_after
 
 FAST: dict[str, Any] = {"batch_size": 64, "epochs": 1, "patience": None, "learning_rate": 0.1}
 
@@ -68,6 +69,29 @@ def test_the_cheapest_is_taken_and_told(
     least = min(one["total"] for one in plan["bytes"].values() if one)
     assert plan["bytes"][expected]["total"] == least
     assert plan["ids_per_row"] == pytest.approx(sum(count_lookups(dataset).values()))
+
+
+def test_a_training_goes_on_as_it_was_begun(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """One worker alone would have all tables; the plan of the many that began it is kept."""
+    monkeypatch.setattr(Workers, "start", lambda *_, **__: Workers.alone())
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train_ranker("lr", data, out=tmp_path / "run", distributed="auto", **FAST)
+    stored = tmp_path / "run" / "plan.json"
+    plan = json.loads(stored.read_text())
+    assert plan["scheme"] == "replicated"
+    stored.write_text(json.dumps({**plan, "scheme": "row_wise", "chosen": "row_wise"}))
+    run = train_ranker("lr", data, out=tmp_path / "run", distributed="auto", resume=True, **FAST)
+    assert run.info["distributed"]["scheme"] == "row_wise"
+    assert "lr on 1 workers: row_wise, as it was begun." in capfd.readouterr().err.splitlines()
+    # Another one in its place has a plan of its own.
+    again = train_ranker(
+        "lr", data, out=tmp_path / "run", distributed="auto", overwrite=True, **FAST
+    )
+    assert again.info["distributed"]["scheme"] == "replicated"
 
 
 def test_the_plan_is_written_once(data: Path, tmp_path: Path, capfd: Any) -> None:
