@@ -129,7 +129,8 @@ def plan_of(workload: Workload, num_workers: int, unique_ids: int) -> Plan:
     """Return the plan of a workload whose distinct ids are counted."""
     schema = schema_of(workload)
     means = {c.name: float(workload.mean_length) for c in schema.columns if c.vocabulary}
-    sizes = sizes_of(*_model(workload), schema, ids_per_row=means)
+    longest = dict.fromkeys(means, 2 * workload.mean_length - 1)
+    sizes = sizes_of(*_model(workload), schema, ids_per_row=means, longest=longest)
     steps = cluster.Workload(
         batch_size=workload.batch * num_workers, optimizer=CONFIG.optimizer, unique_ids=unique_ids
     )
@@ -197,9 +198,14 @@ def verdict(shape: str, rows: list[dict[str, Any]]) -> str:
     if shape in BARRED:
         bar = "met" if taken["saved %"] >= 100 * BAR else "missed"
         said += f" (the bar of {100 * BAR:g}% is {bar})"
-    said += f"; des_scatter, which sends ids, {_saves(own['des_scatter']['saved %'])}"
+    sender = own["des_scatter"]
+    said += f"; des_scatter, which sends ids, {_saves(sender['saved %'])}"
+    dense = own["table_wise"]["dense"]  # as a server's workers have to sum it, too
+    if dense > 0.1:
+        both = 100 * (1 - sender["sent"] / (sender["server"] + dense))
+        said += f", or with the dense gradients of a server counted too {_saves(both)}"
     if lost:
-        said += f"; substitution loses to {' and '.join(lost)}"
+        said += f"; substitution loses to {', '.join(lost)}"
     return said
 
 
