@@ -31,8 +31,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from benchmarks._report import to_table, write_report
 from benchmarks.des_step import as_rows, schema_of
@@ -82,7 +82,7 @@ def main() -> int:
     size: int = parser.parse_args().workers
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        mp.spawn(work, (size, name), nprocs=size)
+        spawn(work, (size, name), nprocs=size)  # type: ignore[no-untyped-call]
         counted = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(size)]
     rows = [row for shape in SHAPES for row in table_of(shape, [one[shape] for one in counted])]
     print(to_table(rows))
@@ -96,7 +96,7 @@ def work(rank: int, size: int, folder: str) -> None:
     """Take the steps of one worker, and store what it sends."""
     torch.set_num_threads(1)
     found: dict[str, Any] = {}
-    store = dist.FileStore(f"{folder}/store", size)
+    store = dist.FileStore(f"{folder}/store", size)  # type: ignore[attr-defined]
     with Workers.join(store, rank, size) as workers:
         for name, workload in SHAPES.items():
             found[name] = count(name, workload, workers, Path(folder))
@@ -112,7 +112,7 @@ def count(name: str, workload: Workload, workers: Workers, folder: Path) -> dict
     workers.barrier()
     parts = [Batch(*torch.load(folder / f"{log}-{rank}")) for rank in range(workers.size)]
     whole, mine = as_rows(parts, workload), as_rows([parts[workers.rank]], workload)
-    uniques = [len(part.ids.unique()) for part in parts]
+    uniques = [len(torch.unique(part.ids)) for part in parts]
     plan = plan_of(workload, workers.size, round(sum(uniques) / len(uniques)))
     torch.manual_seed(0)
     model, sent = build_ranker(*_model(workload), schema_of(workload)), {}
@@ -168,14 +168,15 @@ def table_of(shape: str, counted: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if name not in counted[0]["sent"]:
             continue
         parts = {
-            part: sum(one["sent"][name][part] for one in counted) / size for part in costs.PARTS
+            str(part): sum(one["sent"][name][part] for one in counted) / size
+            for part in costs.PARTS
         }
         total, server = sum(parts.values()), plan["parameter_server_bytes"]
         rows.append(
             {
                 "log": shape,
                 "scheme": name,
-                **{part: parts[part] / 1e6 for part in costs.PARTS},
+                **{part: value / 1e6 for part, value in parts.items()},
                 "sent": total / 1e6,
                 "plan": plan["bytes"][name]["total"] / 1e6,
                 "log read more": 4e-6 * entries * (size - 1) if "all_reduce" in name else 0,

@@ -148,7 +148,7 @@ def check_training(training: TrainingConfig) -> None:
 
 
 def check_scheme(name: str) -> Scheme | Literal["auto"]:
-    """Return the scheme of this name.
+    """Return the scheme of this name; "auto" is the one that the plan takes.
 
     Raises:
         UsageError: there is none.
