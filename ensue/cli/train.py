@@ -36,8 +36,8 @@ def train(
     distributed: Annotated[
         str | None,
         typer.Option(
-            help="des, table_wise, row_wise or replicated: how a ranking model is divided among "
-            "the processes that torchrun starts."
+            help="auto, des, table_wise, row_wise or replicated: how a ranking model is divided "
+            "among the processes that torchrun starts; auto is the cheapest by the plan."
         ),
     ] = None,
     fit: Annotated[

@@ -86,7 +86,7 @@ class Workload(Config):
     batch_size: rows of a step, over all workers.
     optimizer: of the tables. Beside its weights, adagrad and clippy keep a number for each, adam
         and lazy_adam two, rowwise_adagrad one for each row.
-    wire: type of the partial results and vectors that travel; all else is float32.
+    wire: type of the sums and vectors that travel; all else is float32.
     unique_ids: different ids in the batch of one worker; None is as if no id came twice.
     """
 
@@ -104,6 +104,11 @@ class Workload(Config):
     def state_numbers(self) -> int:
         """Numbers that the optimizer keeps for each weight."""
         return _STATE[self.optimizer]
+
+    @property
+    def has_whole_gradients(self) -> bool:
+        """Whether the optimizer moves all rows of a table; others move those that are looked up."""
+        return self.optimizer == "adam"
 
     @property
     def row_state_numbers(self) -> int:
