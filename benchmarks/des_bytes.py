@@ -125,8 +125,9 @@ def count(name: str, workload: Workload, workers: Workers, folder: Path) -> dict
     return {"sent": sent, "plan": plan.summary(), "entries": len(parts[workers.rank].ids)}
 
 
-def plan_of(workload: Workload, num_workers: int, unique_ids: int) -> Plan:
-    """Return the plan of a workload whose distinct ids are counted."""
+def plan_of(workload: Workload, workers: cluster.Cluster | int, unique_ids: int) -> Plan:
+    """Return the plan of a workload whose distinct ids are counted, for machines or a number."""
+    num_workers = workers if isinstance(workers, int) else workers.num_workers
     schema = schema_of(workload)
     means = {c.name: float(workload.mean_length) for c in schema.columns if c.vocabulary}
     longest = dict.fromkeys(means, 2 * workload.mean_length - 1)
@@ -134,7 +135,7 @@ def plan_of(workload: Workload, num_workers: int, unique_ids: int) -> Plan:
     steps = cluster.Workload(
         batch_size=workload.batch * num_workers, optimizer=CONFIG.optimizer, unique_ids=unique_ids
     )
-    return make_plan(sizes, steps, num_workers)
+    return make_plan(sizes, steps, workers)
 
 
 def step(

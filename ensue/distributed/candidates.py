@@ -32,6 +32,7 @@ WAYS: tuple[tuple[Scheme, Schedule], ...] = (
     ("des", "all_reduce"),
 )
 _DENSE_BYTES = 16  # of a weight outside of the tables: itself, its gradient, two moments of Adam
+READ_SHARE = 0.15  # of what a value takes, to read it and see that another worker has its row
 _STEP_FLOPS = 6  # of such a weight and a row: a product and a sum, forward and twice backward
 
 
@@ -151,6 +152,7 @@ def make_candidate(
     flops, traffic = _work(scheme, schedule, sizes, workload, split)
     compute = flops / (cluster.tflops * 1e12)
     compute += (traffic + 2 * buffers) / (cluster.memory_gb_s * GB)
+    compute += _values(schedule, sizes, split) * cluster.value_ns * 1e-9
     network, latency = cluster.seconds(transfers), cluster.latency_seconds(transfers)
     if memory > cluster.memory_gb * GB:
         obstacle = f"{memory / GB:,.1f} GB are more than the {cluster.memory_gb:g} GB of a worker"
@@ -293,6 +295,13 @@ def _buffer_bytes(scheme: Scheme, sizes: Sizes, split: Split) -> float:
 def _upper_rows(schedule: Schedule, split: Split) -> int:
     """Return the rows of a step that a worker takes through the layers behind the sums."""
     return split.num_rows * (split.num_workers if schedule == "all_reduce" else 1)
+
+
+def _values(schedule: Schedule, sizes: Sizes, split: Split) -> float:
+    """Return how many values a worker handles in a step; one that it only reads counts in part."""
+    own = split.num_rows * sizes.ids_per_row
+    others = own * (split.num_workers - 1) if schedule == "all_reduce" else 0.0
+    return own + READ_SHARE * others
 
 
 def _work(

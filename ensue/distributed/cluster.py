@@ -36,6 +36,8 @@ class Cluster(Config):
     latency_us: microseconds until a collective of next to nothing has ended.
     memory_gb, memory_gb_s, tflops: of a worker, its memory, the GB/s of it and the 10^12 products
         and sums in a second.
+    value_ns: nanoseconds that a worker takes for a value beside what memory moves: to read it, to
+        find its vector, and to step its row. On a core of a CPU it is 100 to 200.
     backend: with gloo a reduce-scatter is an exchange of all with all, with nccl a ring.
     """
 
@@ -47,6 +49,7 @@ class Cluster(Config):
     memory_gb: float = Field(default=64.0, gt=0)
     memory_gb_s: float = Field(default=20.0, gt=0)
     tflops: float = Field(default=0.2, gt=0)
+    value_ns: float = Field(default=0.0, ge=0)
     backend: Literal["gloo", "nccl"] = "gloo"
 
     @property
