@@ -32,16 +32,23 @@ import json
 import os
 import statistics
 import sys
+import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
+import torch
+
 from benchmarks._report import to_table, write_report
+from benchmarks.des_bytes import plan_of
 from benchmarks.network.cluster import Cluster, ClusterError, cluster, why_not
 from benchmarks.network.formulas import Scheme, sent_bytes
 from benchmarks.network.meter import WARM_UP
 from benchmarks.network.workloads import WORKLOADS, Workload, make_batch
+from ensue.distributed.cluster import Cluster as Machines
 from ensue.nn.row_sums import group_rows
+from ensue.runs.train_shared import CPU_VALUE_NS
 
 SERVER = "parameter server"
 TORCHREC = ("table_wise", "row_wise", "table_wise_tuned", "row_wise_tuned")
@@ -50,6 +57,7 @@ PROGRAMS = (SERVER, *(f"TorchRec {s}" for s in TORCHREC), *(f"ensue {s}" for s i
 BENCHMARKED = ("lr-many", "fm-many", "deepfm-many", "deepfm-criteo")
 SAVING, SPEED_UP, OFF_BEST = 0.687, 3.0, 0.1  # the bars
 TIMEOUT = 900.0
+LOOPBACK_GBITS, MEMORY_GB_S = 20.0, 10.0
 Rows = list[dict[str, Any]]
 
 
@@ -121,6 +129,9 @@ def compare(
     for program, own in answers.items():
         if own:
             rows.append(summarize(network, name, program, own, known))
+    planned = f"ensue {planned_scheme(WORKLOADS[name], network, known['distinct'])}"
+    for row in rows:
+        row["planned"] = "yes" if row["program"] == planned else ""
     base = next((row["samples/s"] for row in rows if row["program"] == SERVER), None)
     for row in rows:
         row["over server"] = row["samples/s"] / base if base else None
@@ -194,6 +205,32 @@ def summarize(
         "MB, formula": _mega(formula(program, workload, network.nodes, known)),
         "planned": "",
     }
+
+
+def planned_scheme(workload: Workload, network: Cluster, distinct: float) -> str:
+    """Return what the plan takes for the nodes: processes that share the cores of this machine."""
+    busy = max(1.0, network.nodes / len(os.sched_getaffinity(0)))
+    machines = Machines(
+        nodes=network.nodes,
+        network_gbits=LOOPBACK_GBITS if network.mbit is None else network.mbit / 1000,
+        memory_gb_s=MEMORY_GB_S / busy,
+        tflops=product_rate() / busy,
+        value_ns=CPU_VALUE_NS * busy,
+    )
+    return plan_of(workload, machines, round(distinct)).chosen.name
+
+
+@cache
+def product_rate() -> float:
+    """Return 10^12 operations a second of a core, in products of the size of a tower's layers."""
+    torch.set_num_threads(1)
+    left, right = torch.randn(512, 512), torch.randn(512, 512)
+    seconds = []
+    for _ in range(30):
+        start = time.perf_counter()
+        torch.mm(left, right)
+        seconds.append(time.perf_counter() - start)
+    return 2 * 512**3 / statistics.median(seconds) / 1e12
 
 
 def sizes_of(workload: Workload, nodes: int) -> dict[str, float]:

@@ -59,6 +59,9 @@ def plan(
     memory_gb: Annotated[float, typer.Option(help="Of a worker.")] = 64.0,
     memory_gb_s: Annotated[float, typer.Option(help="GB/s of that memory.")] = 20.0,
     tflops: Annotated[float, typer.Option(help="10^12 operations/s of a worker.")] = 0.2,
+    value_ns: Annotated[
+        float, typer.Option(help="Nanoseconds of a worker for a value; 100 to 200 on a CPU.")
+    ] = 0.0,
     backend: Annotated[str, typer.Option(help="gloo (CPU) or nccl (GPU).")] = "gloo",
     scheme: Annotated[
         str | None,
@@ -96,6 +99,7 @@ def plan(
             "memory_gb": memory_gb,
             "memory_gb_s": memory_gb_s,
             "tflops": tflops,
+            "value_ns": value_ns,
             "backend": backend,
         },
         workload={

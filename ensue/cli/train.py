@@ -37,7 +37,8 @@ def train(
         str | None,
         typer.Option(
             help="How a model is divided among the processes that torchrun starts: of a ranking "
-            "model des, table_wise, row_wise or replicated, of others row_wise or replicated."
+            "model auto (the cheapest by the plan), des, table_wise, row_wise or replicated; of "
+            "others auto, row_wise or replicated."
         ),
     ] = None,
     fit: Annotated[

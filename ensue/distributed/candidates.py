@@ -11,12 +11,14 @@ Shapes: N workers, B rows of a step, b = B / N; F columns, D width of a vector, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ensue.distributed import costs, shares
 from ensue.distributed.cluster import GB, Cluster, Workload
-from ensue.distributed.costs import Schedule, Split, Transfer, Transfers
+from ensue.distributed.costs import FLOAT_BYTES, Schedule, Split, Transfers
+from ensue.distributed.shares import Shares
 from ensue.distributed.sizes import Layout, Sizes
 
 Scheme = Literal["replicated", "table_wise", "row_wise", "des"]
@@ -29,8 +31,8 @@ WAYS: tuple[tuple[Scheme, Schedule], ...] = (
     ("des", "scatter"),
     ("des", "all_reduce"),
 )
-FLOAT_BYTES = 4
 _DENSE_BYTES = 16  # of a weight outside of the tables: itself, its gradient, two moments of Adam
+READ_SHARE = 0.15  # of what a value takes, to read it and see that another worker has its row
 _STEP_FLOPS = 6  # of such a weight and a row: a product and a sum, forward and twice backward
 
 
@@ -131,15 +133,17 @@ def make_candidate(
     """Return what a scheme costs a model, or why it cannot be taken."""
     cluster = workers if isinstance(workers, Cluster) else None
     num_workers = workers if isinstance(workers, int) else workers.num_workers
-    layout, obstacle = _find_layout(scheme, sizes, num_workers)
+    layout, obstacle = find_layout(scheme, sizes, num_workers)
     if obstacle:
         return Candidate(scheme, schedule, layout, obstacle, None)
     split = workload.split(num_workers)
-    transfers = _transfers(scheme, schedule, layout, sizes, split)
+    held = shares.share(layout, sizes, num_workers, may_split=may_split(scheme, sizes))
+    transfers = max(worker_transfers(scheme, schedule, held, sizes, workload), key=costs.sent)
     buffers = _buffer_bytes(scheme, sizes, split)
+    local = sizes.local if scheme == "des" else 0
     memory = (
-        shares.table_bytes(layout, sizes, workload, num_workers)
-        + _DENSE_BYTES * _dense_held(scheme, layout, sizes, num_workers)
+        shares.table_bytes(held, sizes, workload)
+        + _DENSE_BYTES * (sizes.dense - local + (shares.local_held(sizes, held) if local else 0))
         + buffers
         + 2 * FLOAT_BYTES * sizes.activations * _upper_rows(schedule, split)
     )
@@ -148,6 +152,7 @@ def make_candidate(
     flops, traffic = _work(scheme, schedule, sizes, workload, split)
     compute = flops / (cluster.tflops * 1e12)
     compute += (traffic + 2 * buffers) / (cluster.memory_gb_s * GB)
+    compute += _values(schedule, sizes, split) * cluster.value_ns * 1e-9
     network, latency = cluster.seconds(transfers), cluster.latency_seconds(transfers)
     if memory > cluster.memory_gb * GB:
         obstacle = f"{memory / GB:,.1f} GB are more than the {cluster.memory_gb:g} GB of a worker"
@@ -155,66 +160,122 @@ def make_candidate(
     return Candidate(scheme, schedule, layout, obstacle, cost)
 
 
-def _find_layout(scheme: Scheme, sizes: Sizes, num_workers: int) -> tuple[Layout, str]:
+def find_layout(scheme: Scheme, sizes: Sizes, num_workers: int) -> tuple[Layout, str]:
     """Return how a scheme shares out tables, and why it cannot, if so."""
     if scheme == "replicated":
+        if sizes.grows and num_workers > 1:
+            return "", "a row of a table that grows is made in one place"
         return "", ""
+    if sizes.attends and scheme != "des":
+        return "", "attention needs the single rows of a history"
     if scheme == "row_wise":
-        obstacle = "attention needs the single rows of a history" if sizes.attends else ""
-        return "hash", obstacle
-    if scheme == "des" and sizes.obstacle:
-        return "", sizes.obstacle
-    needed = {one.layout for one in sizes.operators} if scheme == "des" else {"field"}
-    if needed <= {"hash"}:
         return "hash", ""
-    if "column" in needed:
-        if num_workers <= sizes.dim:
-            return "column", ""
+    if scheme == "table_wise":
+        obstacle = "rows of tables that grow are divided by a hash" if sizes.grows else ""
+        return "field", obstacle if num_workers > 1 else ""
+    if sizes.obstacle:
+        return "", sizes.obstacle
+    has_dots = any(one.layout == "column" for one in sizes.operators)
+    if sizes.grows:
+        if has_dots or any(one.everywhere for one in sizes.operators):
+            return "", "rows of tables that grow are divided by a hash, and sums need whole columns"
+        return "hash", ""
+    if has_dots and num_workers > sizes.dim:
         return "column", f"{num_workers} workers are more than the {sizes.dim} of a vector"
-    if sizes.attends:
-        if all(len(ranks) == 1 for ranks in shares.placed(sizes, num_workers)):
-            return "field", ""
-        return "field", f"attention needs whole vocabularies; {num_workers} workers split some"
-    # With columns of vectors for all there is no need to split vocabularies.
-    return "column" if sizes.num_fields < num_workers <= sizes.dim else "field", ""
+    return ("column" if has_dots else "field"), ""
 
 
-def _transfers(
-    scheme: Scheme, schedule: Schedule, layout: Layout, sizes: Sizes, split: Split
-) -> Transfers:
-    """Return all that a worker sends in a step; of workers that differ, the one with the most."""
+def may_split(scheme: Scheme, sizes: Sizes) -> bool:
+    """Return whether several workers may have rows of a column: not where its whole is needed."""
+    return scheme == "des" and not any(one.everywhere for one in sizes.operators)
+
+
+def worker_transfers(
+    scheme: Scheme, schedule: Schedule, held: Shares, sizes: Sizes, workload: Workload
+) -> Iterator[Transfers]:
+    """Yield all that each worker sends in a step; ids are those of mean rows."""
+    num_workers = len(held.widths)
+    split = workload.split(num_workers)
+    if num_workers == 1:
+        yield ()
+        return
     floats = split._replace(wire_bytes=FLOAT_BYTES)
     local = sizes.local if scheme == "des" else 0
-    dense = costs.dense_gradients(floats, sizes.dense, local=local, schedule=schedule)
+    shared = local / sizes.num_fields * held.split if local else 0
+    told = sizes.tasks + costs.NUM_WISHES
+    # Gradients of whole tables travel with the others, in one all-reduce.
+    whole = scheme == "replicated" and workload.has_whole_gradients
+    weights = sizes.dense - local + shared + (sizes.num_weights if whole else 0)
+    dense = costs.dense_gradients(floats, told + weights)
+    ahead = costs.label_weights(split, sizes.tasks)
+    if scheme == "des" and schedule == "all_reduce":
+        summed = _sums_of_all(sizes, held, split)
+        summed += costs.gradients_everywhere(floats, shared)
+        for _ in range(num_workers):  # all read all rows, and compute the same
+            yield summed + costs.dense_gradients(floats, told)
+        return
     if scheme == "replicated":
-        return costs.replicated(floats, sizes.num_weights) + dense
-    keys = costs.key_exchange(split, sizes.ids_per_row, sizes.num_fields)
-    if schedule == "all_reduce":
-        keys = ()  # every worker reads all rows
-    if scheme == "row_wise":
-        return keys + costs.row_wise(split, sizes.width) + dense
-    if scheme == "table_wise":
-        widths = shares.pooled_widths(layout, sizes, split.num_workers)
-        return keys + costs.table_wise(split, sum(widths), max(widths)) + dense
-    summed: Transfers = ()
+        for _ in range(num_workers):
+            yield ahead + dense + (() if whole else _replicated_rows(sizes, workload, floats))
+        return
+    messages = [costs.packed_ids(split.num_rows, *told) for told in held.told]
+    everyone = sum(messages)
+    for rank in range(num_workers):
+        keys = costs.ids_sent(everyone - messages[rank], num_workers - 1)
+        if scheme == "row_wise":
+            moved = costs.row_wise(split, sizes.width)
+        elif scheme == "table_wise":
+            moved = costs.table_wise(split, sizes.width, held.widths[rank])
+        else:
+            moved = _sums_of_own(sizes, held, split, rank)
+        yield keys + ahead + moved + dense
+
+
+def _sums_of_own(sizes: Sizes, held: Shares, split: Split, rank: int) -> Transfers:
+    """Return what travels for sums that each worker gets of its own rows."""
+    moved = costs.sums(split, _sum_width(sizes, held))
     for operator in sizes.operators:
         if operator.everywhere:
-            summed += costs.des_crosses(split, 1, operator.width)
-    summed += costs.sums(split, sizes.sum_width, schedule)
-    if sizes.spread and schedule == "scatter":
+            moved += costs.des_crosses(split, 1, operator.width)
+    if sizes.spread:
         # To the owners of columns and back, as pooled vectors travel.
-        summed = costs.table_wise(split, sizes.spread) + summed
-    if layout == "field" and (groups := shares.group_bytes(sizes, split.num_workers)):
-        dense += (Transfer("dense", "all_reduce", groups),)
-    return keys + summed + dense
+        own = len(range(rank, sizes.spread, split.num_workers))
+        moved = costs.spread(split, sizes.spread, own) + moved
+    return moved
 
 
-def _dense_held(scheme: Scheme, layout: Layout, sizes: Sizes, num_workers: int) -> float:
-    """Return how many weights outside of the tables the worker with the most holds."""
-    if scheme != "des" or not sizes.local:
-        return sizes.dense
-    widths = shares.pooled_widths(layout, sizes, num_workers)
-    return sizes.dense - sizes.local * (1 - max(widths) / sizes.width)
+def _sums_of_all(sizes: Sizes, held: Shares, split: Split) -> Transfers:
+    """Return what travels for sums that every worker gets of all rows."""
+    moved = costs.sums(split, _sum_width(sizes, held), "all_reduce")
+    floats = split._replace(wire_bytes=FLOAT_BYTES)
+    for operator in sizes.operators:
+        if operator.everywhere:
+            moved += costs.des_crosses(split, 1, operator.width)
+        moved += costs.gradients_everywhere(floats, operator.shared)
+    if sizes.spread:
+        rows = split.num_rows * split.num_workers
+        moved += costs.gradients_everywhere(split, rows * sizes.spread)
+    return moved
+
+
+def _sum_width(sizes: Sizes, held: Shares) -> int:
+    """Return the numbers of a row that travel once each way, in one buffer."""
+    return sum(
+        one.width + one.of_bag * held.split_bags for one in sizes.operators if not one.everywhere
+    )
+
+
+def _replicated_rows(sizes: Sizes, workload: Workload, floats: Split) -> Transfers:
+    """Return what travels of the gradients of tables that all workers have."""
+    numbers = sizes.dim + sizes.weights
+    return costs.replicated_rows(
+        floats, _unique_ids(sizes, workload, floats), sizes.num_tables, numbers
+    )
+
+
+def _unique_ids(sizes: Sizes, workload: Workload, split: Split) -> float:
+    """Return the different ids in a worker's rows, of which there are not more than rows."""
+    return min(workload.unique_ids or split.num_rows * sizes.ids_per_row, sizes.num_rows)
 
 
 def _buffer_bytes(scheme: Scheme, sizes: Sizes, split: Split) -> float:
@@ -236,6 +297,13 @@ def _upper_rows(schedule: Schedule, split: Split) -> int:
     return split.num_rows * (split.num_workers if schedule == "all_reduce" else 1)
 
 
+def _values(schedule: Schedule, sizes: Sizes, split: Split) -> float:
+    """Return how many values a worker handles in a step; one that it only reads counts in part."""
+    own = split.num_rows * sizes.ids_per_row
+    others = own * (split.num_workers - 1) if schedule == "all_reduce" else 0.0
+    return own + READ_SHARE * others
+
+
 def _work(
     scheme: Scheme, schedule: Schedule, sizes: Sizes, workload: Workload, split: Split
 ) -> tuple[float, float]:
@@ -245,9 +313,11 @@ def _work(
         local * split.num_rows + (sizes.dense - local) * _upper_rows(schedule, split)
     )
     looked_up = split.num_rows * sizes.ids_per_row
-    unique = looked_up if workload.unique_ids is None else workload.unique_ids
+    unique = _unique_ids(sizes, workload, split)
     kept = 2 * FLOAT_BYTES * (1 + workload.state_numbers)  # read and written
+    if scheme == "replicated":
+        unique *= split.num_workers  # every worker moves the rows of all
     traffic = (sizes.dim + sizes.weights) * (FLOAT_BYTES * looked_up + kept * unique)
-    if scheme == "replicated" and split.num_workers > 1:
+    if scheme == "replicated" and split.num_workers > 1 and workload.has_whole_gradients:
         traffic += sizes.num_weights * (kept + 2 * FLOAT_BYTES)
     return flops, traffic

@@ -36,6 +36,8 @@ class Cluster(Config):
     latency_us: microseconds until a collective of next to nothing has ended.
     memory_gb, memory_gb_s, tflops: of a worker, its memory, the GB/s of it and the 10^12 products
         and sums in a second.
+    value_ns: nanoseconds that a worker takes for a value beside what memory moves: to read it, to
+        find its vector, and to step its row. On a core of a CPU it is 100 to 200.
     backend: with gloo a reduce-scatter is an exchange of all with all, with nccl a ring.
     """
 
@@ -47,6 +49,7 @@ class Cluster(Config):
     memory_gb: float = Field(default=64.0, gt=0)
     memory_gb_s: float = Field(default=20.0, gt=0)
     tflops: float = Field(default=0.2, gt=0)
+    value_ns: float = Field(default=0.0, ge=0)
     backend: Literal["gloo", "nccl"] = "gloo"
 
     @property
@@ -86,7 +89,7 @@ class Workload(Config):
     batch_size: rows of a step, over all workers.
     optimizer: of the tables. Beside its weights, adagrad and clippy keep a number for each, adam
         and lazy_adam two, rowwise_adagrad one for each row.
-    wire: type of the partial results and vectors that travel; all else is float32.
+    wire: type of the sums and vectors that travel; all else is float32.
     unique_ids: different ids in the batch of one worker; None is as if no id came twice.
     """
 
@@ -104,6 +107,11 @@ class Workload(Config):
     def state_numbers(self) -> int:
         """Numbers that the optimizer keeps for each weight."""
         return _STATE[self.optimizer]
+
+    @property
+    def has_whole_gradients(self) -> bool:
+        """Whether the optimizer moves all rows of a table; others move those that are looked up."""
+        return self.optimizer == "adam"
 
     @property
     def row_state_numbers(self) -> int:

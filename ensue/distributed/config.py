@@ -29,13 +29,17 @@ class DistributedConfig(WorkersConfig):
         a hash of their value ("hash"); or vectors by their elements ("column"). "auto" is what the
         scheme and the model need.
     schedule: of the scheme "des": each worker gets sums of its own rows ("scatter"), or all have
-        those of all rows, compute them all, and send no dense gradient ("all_reduce").
-    wire: the type of the sums of "des" on their way.
+        those of all rows, read and compute them all, and send neither ids nor dense gradients
+        ("all_reduce"). "auto" is what the plan takes, and "scatter" where a scheme is named.
+    wire: the type of sums and vectors on their way.
+    network_gbits: what a machine sends to the others, as measured: the plan of "auto" is then the
+        fastest by its model of time; None is the one that sends least.
     """
 
     layout: LayoutName = "auto"
-    schedule: Literal["scatter", "all_reduce"] = "scatter"
+    schedule: Literal["auto", "scatter", "all_reduce"] = "auto"
     wire: Literal["full", "bfloat16"] = "full"
+    network_gbits: float | None = Field(default=None, gt=0)
 
     @property
     def wire_type(self) -> torch.dtype | None:

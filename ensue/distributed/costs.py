@@ -12,15 +12,21 @@ numbers of a row that are summed over the workers; e bytes of a number that trav
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
+
+from ensue.distributed.traffic import all_reduce_bytes
 
 Part = Literal["ids", "forward", "backward", "dense"]
 Collective = Literal["all_to_all", "reduce_scatter", "all_gather", "all_reduce", "servers"]
 Schedule = Literal["scatter", "all_reduce"]
 
 PARTS: tuple[Part, ...] = ("ids", "forward", "backward", "dense")
-KEY_BYTES, LENGTH_BYTES = 8, 4
+KEY_BYTES, LENGTH_BYTES, FLOAT_BYTES = 8, 4, 4
+SIZE_BYTES = 8  # how long a message of ids is
+WEIGHT_BYTES = 8  # of a sum of label weights, made in float64
+NUM_WISHES = 2  # what a worker says of stopping and saving, as numbers beside its losses
 
 
 class Split(NamedTuple):
@@ -64,16 +70,48 @@ def rounds(transfers: Iterable[Transfer], part: Part | None = None) -> int:
     return sum(one.rounds for one in transfers if part in (None, one.part))
 
 
-def key_exchange(split: Split, ids_per_row: float, num_fields: int) -> Transfers:
+def key_exchange(split: Split, ids_per_row: float, num_fields: float) -> Transfers:
     """Return 4 b F r + 8 b n r: how many ids each column of a row has, then the ids.
 
-    r = (N - 1) / N. Every scheme but replicated tables needs it; it may run one batch ahead.
+    r = (N - 1) / N. Every scheme but replicated tables needs it; it may run one batch ahead. It is
+    what 64 bits an id and 32 a length send; `packed_ids` is what is sent.
     """
     rows = split.num_rows * split.to_others
     return (
         Transfer("ids", "all_to_all", LENGTH_BYTES * num_fields * rows),
         Transfer("ids", "all_to_all", KEY_BYTES * ids_per_row * rows),
     )
+
+
+def packed_ids(num_rows: int, cells: int, length_bits: int, value_bits: float) -> float:
+    """Return the bytes of a message with the ids of b rows for one other worker.
+
+    It has a byte for each of G' columns, then lengths and ids in as few bits as they need.
+
+    Args:
+        cells: G', columns that the worker has rows of, those twice whose full lengths it is told.
+        length_bits, value_bits: of a row, in the lengths of these columns and in their ids.
+    """
+    if not cells:
+        return 0
+    bits = (num_rows * length_bits, num_rows * value_bits)
+    return cells + sum(math.ceil(one / 8) for one in bits)
+
+
+def ids_sent(messages: float, num_others: int) -> Transfers:
+    """Return 8 (N - 1) and the messages: how long each is, then all of them."""
+    return (
+        Transfer("ids", "all_to_all", SIZE_BYTES * num_others),
+        Transfer("ids", "all_to_all", messages),
+    )
+
+
+def label_weights(split: Split, num_tasks: int) -> Transfers:
+    """Return 16 M r: the sum of the weights of a batch's labels, which losses are divided by.
+
+    It is an all-reduce that travels with the ids.
+    """
+    return _reduced("ids", split.num_workers, num_tasks, WEIGHT_BYTES)
 
 
 def sums(split: Split, width: int, schedule: Schedule = "scatter") -> Transfers:
@@ -167,10 +205,38 @@ def table_wise(split: Split, width: float, own: float | None = None) -> Transfer
     )
 
 
+def spread(split: Split, width: int, own: float | None = None) -> Transfers:
+    """Return 2 b D e r: D = `width` numbers of own rows to the owners of columns, and back.
+
+    Args:
+        own: of these numbers, those of the worker's own columns; None is D / N.
+    """
+    forward, backward = table_wise(split, width, own)
+    return (
+        backward._replace(part="forward"),
+        forward._replace(part="backward"),
+    )
+
+
 def replicated(split: Split, num_weights: float) -> Transfers:
     """Return 2 W e r: the gradient of a whole table of W weights, whatever the batch."""
+    return _reduced("dense", split.num_workers, num_weights, split.wire_bytes)
+
+
+def replicated_rows(split: Split, unique_ids: float, num_tables: int, numbers: int) -> Transfers:
+    """Return (N - 1) U (8 T + w e): the gradients of looked-up rows alone, to all others.
+
+    U is that of the worker with the most, which the others fill up to; before that, all tell how
+    many they have.
+
+    Args:
+        num_tables: T, each with a row for an id. numbers: w, weights of an id in all of them.
+    """
+    others, rows = split.num_workers - 1, unique_ids * (KEY_BYTES * num_tables)
+    values = unique_ids * numbers * split.wire_bytes
     return (
-        Transfer("backward", "all_reduce", 2 * num_weights * split.wire_bytes * split.to_others),
+        Transfer("dense", "all_gather", others * KEY_BYTES * num_tables, num_tables),
+        Transfer("dense", "all_gather", others * (rows + values), 2 * num_tables),
     )
 
 
@@ -209,7 +275,19 @@ def dense_gradients(
         local: P', weights that stay with the columns they belong to, as those of a first layer.
         schedule: with "all_reduce" all workers have the same gradients, and nothing is sent.
     """
-    shared = num_parameters - local
-    if schedule == "all_reduce" or not shared:
+    if schedule == "all_reduce":
         return ()
-    return (Transfer("dense", "all_reduce", 2 * shared * split.wire_bytes * split.to_others),)
+    return _reduced("dense", split.num_workers, num_parameters - local, split.wire_bytes)
+
+
+def gradients_everywhere(split: Split, numbers: float) -> Transfers:
+    """Return 2 X e r: an all-reduce of X gradients of what workers use each for its columns."""
+    return _reduced("backward", split.num_workers, numbers, split.wire_bytes)
+
+
+def _reduced(part: Part, num_workers: int, numbers: float, num_bytes: int) -> Transfers:
+    """Return an all-reduce of some numbers; a ring passes on as many for each worker."""
+    if numbers <= 0:
+        return ()
+    sent_bytes = all_reduce_bytes(math.ceil(numbers), num_bytes, num_workers)
+    return (Transfer(part, "all_reduce", sent_bytes),)

@@ -87,12 +87,13 @@ class DotSums(nn.Module):
 
     def _own_elements(self, bottom: Tensor, total: int) -> Tensor:
         """Return the elements that this worker has [B, n, D'] of the vectors of all rows."""
-        workers, elements = self._group.workers, self._source.elements
-        if self._group.schedule == "all_reduce":
-            return sum_gradient(bottom, workers)[:, :, elements]
-        padding = bottom.new_zeros(total // workers.size - len(bottom), *bottom.shape[1:])
-        parts = [
-            spread(one, self._widths, workers, wire=self._group.wire)
-            for one in torch.cat([bottom, padding]).unbind(1)
-        ]
+        workers, wire = self._group.workers, self._group.wire
+        is_whole = self._group.schedule == "all_reduce"
+        num_rows = total if is_whole else total // workers.size
+        padding = bottom.new_zeros(num_rows - len(bottom), *bottom.shape[1:])
+        bottom = torch.cat([bottom, padding])
+        if is_whole:
+            summed = sum_gradient(bottom, workers, wire=wire)
+            return summed[:, :, self._source.elements]
+        parts = [spread(one, self._widths, workers, wire=wire) for one in bottom.unbind(1)]
         return torch.stack(parts, dim=1)

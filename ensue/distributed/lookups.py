@@ -48,8 +48,15 @@ class TableWise:
     A step sends 2 b F D numbers, less those that stay.
     """
 
-    def __init__(self, owners: Owners, workers: Workers, keys: Tensor) -> None:
-        self.workers, self.keys = workers, keys
+    def __init__(
+        self,
+        owners: Owners,
+        workers: Workers,
+        keys: Tensor,
+        *,
+        wire: torch.dtype | None = None,
+    ) -> None:
+        self.workers, self.keys, self.wire = workers, keys, wire
         columns = [owners.columns_of(rank) for rank in range(owners.size)]
         self._sizes = [len(own) for own in columns]
         order = torch.tensor([column for own in columns for column in own], dtype=torch.long)
@@ -60,7 +67,7 @@ class TableWise:
         assert isinstance(batch, SharedBatch)
         vectors = own_vectors(fields, self.keys, batch.own).flatten(2)
         widths = [size * fields.dim for size in self._sizes]
-        joined = exchange(vectors, widths, self.workers)[: len(batch)]
+        joined = exchange(vectors, widths, self.workers, wire=self.wire)[: len(batch)]
         places = self._places.to(joined.device)
         return joined.view(len(batch), len(places), fields.dim).index_select(1, places)
 
@@ -71,8 +78,15 @@ class RowWise:
     A step sends 2 N b F D numbers, less the N-th part that stays.
     """
 
-    def __init__(self, owners: Owners, workers: Workers, keys: Tensor) -> None:
-        self.workers, self.keys = workers, keys
+    def __init__(
+        self,
+        owners: Owners,
+        workers: Workers,
+        keys: Tensor,
+        *,
+        wire: torch.dtype | None = None,
+    ) -> None:
+        self.workers, self.keys, self.wire = workers, keys, wire
         self._num_columns = len(owners.columns)
         self._columns = torch.tensor(owners.columns_of(workers.rank), dtype=torch.long)
 
@@ -86,7 +100,7 @@ class RowWise:
             vectors = vectors.new_zeros(shape).index_copy(1, columns, vectors)
         else:
             vectors = vectors.index_select(1, columns.argsort())
-        summed = sum_scatter(vectors.flatten(1), self.workers)
+        summed = sum_scatter(vectors.flatten(1), self.workers, wire=self.wire)
         return summed.view(batch.num_rows, self._num_columns, fields.dim)[: len(batch)]
 
 

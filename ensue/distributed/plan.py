@@ -80,6 +80,42 @@ class Plan:
         )
         return lines
 
+    def lines(self) -> list[str]:
+        """Return what a training says at its start: the choice, and the bytes of all candidates."""
+        told = self.describe()
+        lines = [told[0]]
+        for one in self.candidates:
+            arrow = "->" if one is self.chosen else "  "
+            if one.cost is None:
+                lines.append(f"{arrow} {one.name}: {one.obstacle}")
+                continue
+            parts = ", ".join(
+                f"{part} {costs.sent(one.cost.transfers, part) / 1e6:,.4f}" for part in costs.PARTS
+            )
+            layout = f" by {one.layout}" if one.layout else ""
+            lines.append(
+                f"{arrow} {one.name}{layout}: {one.cost.num_bytes / 1e6:,.4f} MB a step and worker "
+                f"({parts})"
+            )
+        return [*lines, *told[1:]]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the choice and the bytes of all candidates, ready for JSON."""
+        return {
+            "chosen": self.chosen.name,
+            "scheme": self.chosen.scheme,
+            "schedule": self.chosen.schedule,
+            "layout": self.chosen.layout,
+            "unique_ids": self.workload.unique_ids,
+            "ids_per_row": self.sizes.ids_per_row,
+            "bytes": {
+                one.name: None if one.cost is None else one.cost.to_dict()["sent"]
+                for one in self.candidates
+            },
+            "obstacles": {one.name: one.obstacle for one in self.candidates if one.obstacle},
+            "parameter_server_bytes": self.server_bytes,
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan, ready for JSON."""
         cluster = self.workers if isinstance(self.workers, Cluster) else None

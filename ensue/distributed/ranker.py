@@ -48,7 +48,7 @@ class SharedRanker(nn.Module):
         holders: the workers of each vocabulary; "table_wise" takes one of each. None, of "des",
             divides vectors by element.
         schedule: of "des", see `Substitution`.
-        wire: the type of the sums that are sent.
+        wire: the type of the sums and vectors that are sent.
 
     Raises:
         ConfigError: the model has no such substitution, or the layout does not fit the scheme.
@@ -92,7 +92,8 @@ class SharedRanker(nn.Module):
         else:
             look_up = TableWise if scheme == "table_wise" else RowWise
             for fields in named.values():
-                fields.look_up = look_up(owners, workers, part_keys(fields, owners, workers.rank))
+                keys = part_keys(fields, owners, workers.rank)
+                fields.look_up = look_up(owners, workers, keys, wire=wire)
 
     def owns(self, ids: Tensor) -> Tensor:
         """Return of which ids of tables that grow this worker has the rows [n]."""
@@ -127,8 +128,10 @@ class SharedRanker(nn.Module):
             return SharedBatch.join(rows, OwnEntries.none(num_rows), num_rows)
         known = self._known(rows)
         if self.is_redundant:
-            own = self._keys.own_of(entries_of(known, total))
-            return SharedBatch.join(known, own, total)
+            # As many as where rows are divided: a wire has them summed by the workers in parts.
+            num_rows *= self.workers.size
+            own = self._keys.own_of(entries_of(known, num_rows))
+            return SharedBatch.join(known, own, num_rows)
         return SharedBatch.join(known, self._keys(entries_of(known, num_rows)), num_rows)
 
     def sum_ahead(self, numbers: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ensue.distributed.traffic import Purpose
 from ensue.distributed.workers import Workers
 
 
@@ -49,13 +50,24 @@ def sum_scatter(x: Tensor, workers: Workers, *, wire: torch.dtype | None = None)
     return _apply(_SumScatter, x, workers, wire)
 
 
+def sum_everywhere(
+    x: Tensor, workers: Workers, *, purpose: Purpose, wire: torch.dtype | None
+) -> Tensor:
+    """Return the sum [B, ...] of all workers' x [B, ...]; autograd does not see it.
+
+    Raises:
+        ValueError: with a wire, the number of rows is not a multiple of N.
+    """
+    if wire is None:
+        return workers.all_reduce_(x.contiguous().clone(), purpose=purpose)
+    own = workers.reduce_scatter(x, purpose=purpose, wire=wire)
+    return workers.all_gather(own, purpose=purpose, wire=wire)
+
+
 class _SumAll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, workers: Workers, wire: torch.dtype | None) -> Tensor:
-        if wire is None:
-            return workers.all_reduce_(x.contiguous().clone(), purpose="forward")
-        own = workers.reduce_scatter(x, purpose="forward", wire=wire)
-        return workers.all_gather(own, purpose="forward", wire=wire)
+        return sum_everywhere(x, workers, purpose="forward", wire=wire)
 
     @staticmethod
     @once_differentiable

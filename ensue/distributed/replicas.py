@@ -12,28 +12,32 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ensue.distributed.reductions import sum_everywhere
 from ensue.distributed.workers import Workers
 
 
 class _SumGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, workers: Workers) -> Tensor:
-        ctx.workers = workers
+    def forward(ctx: Any, x: Tensor, workers: Workers, wire: torch.dtype | None) -> Tensor:
+        ctx.workers, ctx.wire = workers, wire
         return x.view_as(x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        summed = grad.contiguous().clone()
-        return ctx.workers.all_reduce_(summed, purpose="backward"), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return sum_everywhere(grad, ctx.workers, purpose="backward", wire=ctx.wire), None, None
 
 
-def sum_gradient(x: Tensor, workers: Workers) -> Tensor:
+def sum_gradient(x: Tensor, workers: Workers, *, wire: torch.dtype | None = None) -> Tensor:
     """Return x as it is; its gradient is the sum of those of all workers.
 
-    For a replicated parameter that each worker uses for columns of its own.
+    For what all workers have, and each uses for columns of its own: a parameter, or the sums of the
+    rows of all [B, c].
+
+    Args:
+        wire: dtype of the gradients on their way, which then are of a multiple of N rows.
     """
-    out: Tensor = _SumGradient.apply(x, workers)  # type: ignore[no-untyped-call]
+    out: Tensor = _SumGradient.apply(x, workers, wire)  # type: ignore[no-untyped-call]
     return out
 
 

@@ -8,6 +8,7 @@ Shapes: F columns that are looked up, D width of a vector, M tasks, n ids of a r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 from ensue.data.ranking.schema import RankingSchema
+from ensue.distributed.packing import bits_of
 from ensue.errors import UsageError
 from ensue.models.ranking.base import RankingModel, Trunk
 from ensue.models.ranking.dcn_v2 import DCNv2Config, DCNv2Trunk
@@ -42,18 +44,23 @@ class Operator(NamedTuple):
     layout: what its tables must be shared by: any way ("hash"), whole numbers of the vectors side
         by side ("field"), or the same columns of all vectors ("column").
     everywhere: all workers go on with the sums of all rows, and need those of the gradients, too.
+    of_bag: more of them for each bag that several workers have rows of: squares of its sum.
+    shared: weights of all workers that each of them uses for columns of its own.
     """
 
     name: str
     width: int
     layout: Layout = "hash"
     everywhere: bool = False
+    of_bag: int = 0
+    shared: int = 0
 
 
 class Vocabulary(NamedTuple):
     """Rows that values are found in.
 
-    columns: how many columns have its values.
+    columns: how many columns have its values. bags: of these, those with several in a row, and the
+        most that each of them has.
     numbers: weights of a row, over all tables that the vocabulary has one in.
     lookups: ids of it in a row of the batch.
     """
@@ -61,8 +68,20 @@ class Vocabulary(NamedTuple):
     name: str
     rows: int
     columns: int
+    bags: tuple[int, ...]
     numbers: int
     lookups: float
+
+    def id_bits(self, sharers: int) -> int:
+        """Return the bits of a code, where so many workers divide the rows."""
+        return bits_of((self.rows - 1) // sharers)
+
+    def length_bits(self, sharers: int) -> int:
+        """Return the bits of how many values the columns of a row have, of which one has a share.
+
+        Those of a bag are taken to be spread evenly.
+        """
+        return self.columns - len(self.bags) + sum(bits_of(-(-n // sharers)) for n in self.bags)
 
 
 class Sizes(NamedTuple):
@@ -75,8 +94,7 @@ class Sizes(NamedTuple):
     dense: weights outside of the tables. local: those of them that stay with the columns they
         belong to, when operators are substituted.
     spread: dense numbers of a row that the owners of columns need, when they are.
-    inputs: numbers of a row that all workers need, where all go on with all rows: labels with
-        their weights, and dense features.
+    tasks: M.
     activations: numbers of a row that the layers give.
     row_bytes: kept for each row of a table beside its weights.
     """
@@ -93,7 +111,7 @@ class Sizes(NamedTuple):
     dense: int
     local: int
     spread: int
-    inputs: int
+    tasks: int
     activations: int
     row_bytes: int
 
@@ -113,9 +131,14 @@ class Sizes(NamedTuple):
         return sum(one.rows * one.numbers for one in self.vocabularies)
 
     @property
-    def sum_width(self) -> int:
-        """Numbers of a row that travel once each way, in one buffer."""
-        return sum(one.width for one in self.operators if not one.everywhere)
+    def grows(self) -> bool:
+        """Whether rows are made when their ids come."""
+        return self.row_bytes > 0
+
+    @property
+    def num_tables(self) -> int:
+        """Tables that a column has a row in: of vectors, of weights."""
+        return (self.dim > 0) + (self.weights > 0)
 
 
 class _Substitute(NamedTuple):
@@ -133,6 +156,7 @@ def sizes_of(
     schema: RankingSchema,
     *,
     ids_per_row: Mapping[str, float] | None = None,
+    longest: Mapping[str, int] | None = None,
 ) -> Sizes:
     """Return the sizes of the ranking model called `name`; no table is made.
 
@@ -140,6 +164,7 @@ def sizes_of(
         config: of the model's Config class.
         ids_per_row: the mean number of ids in each column that is looked up; a column that is
             left out has 1.
+        longest: the most ids of a row in each bag; one that is left out has twice the mean.
 
     Raises:
         UsageError: there is no such model, or a name is that of no column with a vocabulary.
@@ -161,7 +186,6 @@ def sizes_of(
     weights = len(schema.tasks) if parts else 0
     substitute = _substitute(model, len(means), dim, weights)
     linear = [one for one in model.modules() if isinstance(one, nn.Linear)]
-    dense_features = len(schema.of_kind("numeric")) + sum(c.size for c in schema.of_kind("vector"))
     return Sizes(
         model=name,
         num_fields=len(means),
@@ -171,11 +195,11 @@ def sizes_of(
         operators=substitute.operators,
         obstacle=substitute.obstacle,
         attends=any(len(fields.attention) for fields in vectors),
-        vocabularies=_vocabularies(schema, means, dim, weights),
+        vocabularies=_vocabularies(schema, means, longest or {}, dim, weights),
         dense=sum(p.numel() for p in model.parameters()) - sum(t.weight.numel() for t in tables),
         local=substitute.local,
         spread=substitute.spread,
-        inputs=2 * len(schema.tasks) + dense_features,
+        tasks=len(schema.tasks),
         activations=sum(one.out_features for one in linear),
         row_bytes=0 if config.growth is None else _GROWING_ROW_BYTES,
     )
@@ -197,15 +221,24 @@ def _on_paper(name: str, config: Any, schema: RankingSchema) -> RankingModel:
 
 
 def _vocabularies(
-    schema: RankingSchema, means: Mapping[str, float], dim: int, weights: int
+    schema: RankingSchema,
+    means: Mapping[str, float],
+    longest: Mapping[str, int],
+    dim: int,
+    weights: int,
 ) -> tuple[Vocabulary, ...]:
     """Return the vocabularies; columns share its vectors, and each has weights of its own."""
     found = []
     for name, size in schema.vocabularies.items():
-        columns = [column.name for column in schema.columns if column.vocabulary == name]
-        lookups = sum(means[column] for column in columns)
+        columns = [column for column in schema.columns if column.vocabulary == name]
+        bags = tuple(
+            longest.get(column.name, math.ceil(2 * means[column.name]))
+            for column in columns
+            if column.kind != "categorical"
+        )
+        lookups = sum(means[column.name] for column in columns)
         numbers = dim + weights * len(columns)
-        found.append(Vocabulary(name, size + 1, len(columns), numbers, lookups))
+        found.append(Vocabulary(name, size + 1, len(columns), bags, numbers, lookups))
     return tuple(found)
 
 
@@ -216,13 +249,15 @@ def _substitute(model: RankingModel, num_fields: int, dim: int, weights: int) ->
     if getattr(model.config, "history", "mean") == "attention":
         return _Substitute(obstacle="attention over histories is no sum over columns")
     linear = (Operator("weights of values", weights),) if weights else ()
+    # For several tasks the products are weighed by a number of each.
+    pairs = Operator("pairs", dim, of_bag=dim, shared=weights * dim if weights > 1 else 0)
     if isinstance(model, LR):
         return _Substitute(linear)
     if isinstance(model, FM):
-        return _Substitute((*linear, Operator("pairs", dim)))
+        return _Substitute((*linear, pairs))
     trunk = next(module for module in model.children() if isinstance(module, Trunk))
     if isinstance(trunk, FMTrunk):  # reads the products themselves, not their sum
-        return _Substitute((*linear, Operator("pairs", 2 * dim)))
+        return _Substitute((*linear, Operator("pairs", 2 * dim, of_bag=dim)))
     if isinstance(trunk, DLRMTrunk):
         spread = dim if trunk.bottom is not None else 0
         return _Substitute((Operator("dots", trunk.dots.num_pairs, "column"),), spread=spread)
@@ -234,7 +269,7 @@ def _substitute(model: RankingModel, num_fields: int, dim: int, weights: int) ->
     if isinstance(trunk, (DNNTrunk, WideDeepTrunk)):
         return _Substitute((*linear, first), local)
     if isinstance(trunk, DeepFMTrunk):
-        return _Substitute((*linear, Operator("pairs", dim), first), local)
+        return _Substitute((*linear, pairs, first), local)
     if isinstance(trunk, DCNv2Trunk):
         return _crosses(model, num_fields * dim, first, local)
     return _Substitute(obstacle=f"no sum over columns is known for {type(trunk).__name__}")

@@ -165,7 +165,7 @@ class Substitution:
             padding = summed.new_zeros(len(summed) - len(rest), summed.shape[1])
             summed = summed + torch.cat([rest, padding])
         if self.schedule == "all_reduce":
-            return sum_gradient(summed, self.workers), summed
+            return sum_gradient(summed, self.workers, wire=self.wire), summed
         return gather(summed, self.workers, wire=self.wire), summed
 
     def sum(self, partial: Tensor) -> Tensor:

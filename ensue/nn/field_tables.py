@@ -65,7 +65,8 @@ class StaticTable(FieldTable):
         self.register_buffer("first_rows", first_rows, persistent=False)
         total = sum(size + 1 for size in sizes.values())
         weight = torch.randn(total, dim) * (START_LENGTH / dim**0.5)
-        weight[first_rows[num_rows > 0]] = 0
+        # A list, for a plan makes tables without memory, of which no mask can be read.
+        weight[first_rows[[n for n, size in enumerate(sizes.values()) if size >= 0]]] = 0
         self.weight = nn.Parameter(weight)
         if min_count > 1:
             self.register_buffer("row_of", torch.arange(total, dtype=torch.int32))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,31 +102,62 @@ def plan(
     machines, work = _made(Cluster, cluster or {}), _made(Workload, workload or {})
     if (data is None) == (columns is None):
         raise UsageError("plan needs a dataset or columns, one of them.")
-    if data is None:
-        described = _made(Columns, columns or {})
-        schema, means = described.schema_of_rows, described.means
-    else:
+    if data is not None:
         dataset = data if isinstance(data, RankingDataset) else RankingDataset(data)
-        rows = work.split(machines.num_workers).num_rows
-        schema, (means, unique) = dataset.schema, count_ids(dataset, rows)
-        if work.unique_ids is None:
-            work = work.model_copy(update={"unique_ids": unique})
-    sizes = sizes_of(model, config, schema, ids_per_row=means)
+        return plan_training(model, config, dataset, work, machines, scheme=scheme)
+    described = _made(Columns, columns or {})
+    sizes = sizes_of(model, config, described.schema_of_rows, ids_per_row=described.means)
     return make_plan(sizes, work, machines, scheme=scheme)
 
 
-def count_ids(dataset: RankingDataset, batch_size: int) -> tuple[dict[str, float], int | None]:
-    """Return the mean ids of a row in each column, and the different ids of a batch.
+def plan_training(
+    model: str,
+    config: Config,
+    dataset: RankingDataset,
+    workload: Workload,
+    workers: Cluster | int,
+    *,
+    scheme: str | None = None,
+) -> Plan:
+    """Return the plan of a model of these settings on a dataset, whose ids are counted.
 
-    Both of training rows drawn without replacement, the same every time. The second is None where
-    the sample is smaller than a batch.
+    Args:
+        workers: the machines; or how many workers there are, for the plan that sends least.
+
+    Raises:
+        UsageError: no scheme is possible, or there are more workers than rows of a batch.
     """
+    number = workers if isinstance(workers, int) else workers.num_workers
+    counts = count_ids(dataset, workload.split(number).num_rows)
+    if workload.unique_ids is None:
+        workload = workload.model_copy(update={"unique_ids": counts.unique})
+    sizes = sizes_of(
+        model, config, dataset.schema, ids_per_row=counts.means, longest=counts.longest
+    )
+    return make_plan(sizes, workload, workers, scheme=scheme)
+
+
+class IdCounts(NamedTuple):
+    """Ids of training rows, drawn without replacement, the same every time.
+
+    means: of a row in each column. longest: the most of a row in each bag.
+    unique: different ones in a batch; None where the sample is smaller.
+    """
+
+    means: dict[str, float]
+    longest: dict[str, int]
+    unique: int | None
+
+
+def count_ids(dataset: RankingDataset, batch_size: int) -> IdCounts:
+    """Return how many ids rows have, and a batch of `batch_size` rows."""
     first, end = dataset.bounds("train")
     number = min(SAMPLE_ROWS, end - first)
     rows = first + np.sort(np.random.default_rng(0).choice(end - first, number, replace=False))
     stored, schema = dataset.stored, dataset.schema
     batch = stored.batch(rows)
     means = {column.name: 1.0 for column in schema.of_kind("categorical")}
+    longest: dict[str, int] = {}
     # Which row of the sample each id is of: those of a batch are a part of the sample.
     in_batch = np.random.default_rng(1).permutation(number) < batch_size
     seen: dict[str, list[NDArray[np.int64]]] = {}
@@ -135,11 +166,13 @@ def count_ids(dataset: RankingDataset, batch_size: int) -> tuple[dict[str, float
     for column, bag in zip(schema.of_kind("multi", "history"), batch.bags, strict=True):
         lengths = bag.offsets.diff().numpy()
         means[column.name] = float(lengths.mean())
+        longest[column.name] = int(lengths.max())
         values = bag.values.numpy()[np.repeat(in_batch, lengths)]
         seen.setdefault(column.vocabulary, []).append(values)
     if number < batch_size:
-        return means, None
-    return means, sum(len(np.unique(np.concatenate(parts))) for parts in seen.values())
+        return IdCounts(means, longest, None)
+    unique = sum(len(np.unique(np.concatenate(parts))) for parts in seen.values())
+    return IdCounts(means, longest, unique)
 
 
 def _model_config(model: str, preset: str | None, settings: Mapping[str, Any]) -> Config:

@@ -64,8 +64,8 @@ def train(
         on_validation: is told the epoch and the metrics of each validation, if there are epochs;
             it may raise `StopTraining` of ensue.training.loop to give the training up.
         distributed: how tables are divided among the processes that torchrun has started, which all
-            call this function and share the folder: "row_wise" or "replicated". None trains in this
-            one alone.
+            call this function and share the folder: "row_wise", which "auto" is too, or
+            "replicated". None trains in this one alone.
         settings: of the model, of the training, and of several processes (`WorkersConfig`), by
             field name; they override the preset.
 

@@ -50,7 +50,7 @@ def train_ranker(
         preset: a named group of settings of the model.
         on_validation: is told the epoch and the metrics of each validation.
         distributed: how the model is divided among the processes that torchrun has started, which
-            all call this function and share the folder; None trains in this one alone.
+            all call this function and share the folder; see `check_scheme`.
         settings: of the model, of the stream (`StreamConfig`), of the training (`TrainingConfig`)
             and of several processes (`DistributedConfig`), by field name; they override the preset.
 
@@ -74,7 +74,8 @@ def train_ranker(
         **{name: one.model_dump(mode="json") for name, one in _named(chosen).items()},
     }
     identity = {**described, "dataset": dataset.info.hash}
-    open_out = partial(open_training, out, identity, overwrite=overwrite)
+    resume = resume or (scheme is not None and is_restarted())
+    open_out = partial(open_training, out, identity, overwrite=overwrite, resume=resume)
     training = RankerTraining(RankerMaker(model, chosen, dataset, fit), out, on_validation)
     started = time.perf_counter()
 
@@ -94,10 +95,9 @@ def train_ranker(
     with torch.random.fork_rng():
         torch.manual_seed(chosen.training.seed)
         if scheme is None:
-            return save(*training.run(partial(open_out, resume=resume)))
+            return save(*training.run(open_out))
         with Workers.start(chosen.distributed.timeout_seconds, chosen.training.device) as workers:
-            resume = resume or is_restarted()
-            return train_shared(training, workers, scheme, partial(open_out, resume=resume), save)
+            return train_shared(training, workers, scheme, open_out, save, resume=resume)
 
 
 def default_metric(schema: RankingSchema) -> str:

@@ -6,21 +6,28 @@ the tables; the first one writes the run, which is the same as that of one proce
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar, cast, get_args
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from ensue.data.ranking.dataset import RankingDataset
 from ensue.data.ranking.schema import RankingSchema
-from ensue.distributed.balance import balance
+from ensue.distributed.cluster import Cluster, Workload
 from ensue.distributed.config import DistributedConfig, LayoutName
-from ensue.distributed.owners import by_hash
+from ensue.distributed.owners import by_hash, looked_up
 from ensue.distributed.ranker import Scheme, SharedRanker
+from ensue.distributed.shares import Holders, placed
 from ensue.distributed.workers import Workers
 from ensue.errors import ConfigError, EnsueError, RunError, UsageError, did_you_mean
+from ensue.files import write_json
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.dcn_v2 import DCNv2Trunk
 from ensue.models.ranking.dlrm import DLRMTrunk
+from ensue.progress import note
+from ensue.runs.make_ranker import RankerMaker
+from ensue.runs.plan import count_ids, plan_training
 from ensue.runs.ranker import RankingRun
 from ensue.runs.ranker_training import OpenOut, RankerTraining
 from ensue.training.config import TrainingConfig
@@ -29,26 +36,37 @@ from ensue.training.shared_checkpoints import SharedCheckpoints, load_whole_
 from ensue.training.shared_peers import WorkerPeers
 from ensue.training.shared_ranking import SharedRankingObjective
 
+CPU_VALUE_NS = 150.0  # measured: see `Cluster`
+
 T = TypeVar("T")
-Holders = dict[str, tuple[int, ...]]
+PLAN_FILE = "plan.json"
 
 
 def train_shared(
     training: RankerTraining,
     workers: Workers,
-    scheme: Scheme,
+    scheme: Scheme | Literal["auto"],
     open_out: OpenOut,
     save: Callable[[RankingModel, dict[str, Any]], RankingRun],
+    *,
+    resume: bool = False,
 ) -> RankingRun:
     """Train with other workers, have the first one store the run, and return it.
 
     Args:
+        scheme: "auto" is the one that the plan takes.
         open_out: makes the folder ready, and says whether there is a training to continue.
         save: stores the run of a whole model, with what is to be said of it.
+        resume: a training that is continued has the scheme that it was begun with.
     """
     maker, out = training.maker, training.out
     config, distributed = maker.settings.training, maker.settings.distributed
     check_training(config)
+    told = distributed.model_dump(mode="json")
+    if scheme == "auto":
+        begun = out / PLAN_FILE if resume else None
+        scheme, distributed, planned = choose_scheme(maker, workers, begun)
+        told = {**distributed.model_dump(mode="json"), "plan": planned}
     # First the model: settings that do not fit the data leave no folder behind.
     whole = maker.model()
     ranker = share_ranker(whole, workers, scheme, distributed, count_lookups(maker.dataset))
@@ -61,6 +79,8 @@ def train_shared(
     )
     ranker.to(workers.device)
     resume = any(workers.gather_objects(on_first(workers, open_out)))
+    if "plan" in told and workers.rank == 0:
+        write_json(out / PLAN_FILE, told["plan"])
     loop = TrainingLoop(
         ranker,
         objective,
@@ -77,8 +97,8 @@ def train_shared(
         model = maker.model()
         name = "best" if progress.best_epoch else "last"
         load_whole_(model, out / "checkpoints", name)
-        told = {"workers": workers.size, **distributed.model_dump(mode="json")}
-        return save(model, {**training.facts(progress), "distributed": {"scheme": scheme, **told}})
+        about = {"scheme": scheme, "workers": workers.size, **told}
+        return save(model, {**training.facts(progress), "distributed": about})
 
     return on_first(workers, store) or RankingRun(out)
 
@@ -99,7 +119,7 @@ def share_ranker(
     Raises:
         ConfigError: the model cannot be divided in this way.
     """
-    layout = _needed_layout(model, scheme) if config.layout == "auto" else config.layout
+    layout = needed_layout(model, scheme) if config.layout == "auto" else config.layout
     if layout == "column" and scheme != "des":
         raise ConfigError(f"layout=column is one of the scheme des; got scheme {scheme}.")
     return SharedRanker(
@@ -107,9 +127,9 @@ def share_ranker(
         workers,
         scheme=scheme,
         holders=_holders(
-            model.schema, layout, workers.size, lookups, split=_may_split(model, scheme)
+            model.schema, layout, workers.size, lookups, split=may_split(model, scheme)
         ),
-        schedule=config.schedule,
+        schedule="all_reduce" if config.schedule == "all_reduce" else "scatter",
         wire=config.wire_type,
     )
 
@@ -129,16 +149,89 @@ def check_training(training: TrainingConfig) -> None:
         raise ConfigError("rollback is for a training of one process; leave it out.")
 
 
-def check_scheme(name: str) -> Scheme:
-    """Return the scheme of this name.
+def check_scheme(name: str) -> Scheme | Literal["auto"]:
+    """Return the scheme of this name; "auto" is the one that the plan takes.
 
     Raises:
         UsageError: there is none.
     """
-    for known in get_args(Scheme):
-        if known == name:
-            return cast(Scheme, known)
-    raise UsageError(f"there is no scheme {name!r}.{did_you_mean(name, get_args(Scheme))}")
+    names = ("auto", *get_args(Scheme))
+    if name not in names:
+        raise UsageError(
+            f"there is no scheme {name!r}, but {', '.join(names)}.{did_you_mean(name, names)}"
+        )
+    return cast(Scheme, name)
+
+
+def choose_scheme(
+    maker: RankerMaker, workers: Workers, begun: Path | None = None
+) -> tuple[Scheme, DistributedConfig, dict[str, Any]]:
+    """Return the scheme that the plan takes, the settings with its schedule, and what it says.
+
+    The first worker makes the plan and tells the others; it writes it on standard error.
+
+    Args:
+        begun: where the plan of a training is that goes on, which is kept, if it is there.
+
+    Raises:
+        ConfigError: a layout or a schedule is asked for, which is for a scheme that is named.
+    """
+    config = maker.settings.distributed
+    for name in ("layout", "schedule"):
+        value = getattr(config, name)
+        if value != "auto":
+            raise ConfigError(
+                f"with distributed=auto the plan takes the {name}; got {name}={value}. Leave it "
+                "out, or name a scheme."
+            )
+
+    def choose() -> dict[str, Any]:
+        if begun is not None and begun.is_file():
+            kept: dict[str, Any] = json.loads(begun.read_text(encoding="utf-8"))
+            note(f"{maker.name} on {workers.size} workers: {kept['chosen']}, as it was begun.")
+            return kept
+        plan = plan_training(
+            maker.name,
+            maker.settings.model,
+            maker.dataset,
+            _workload(maker),
+            _machines(workers, config.network_gbits),
+        )
+        for line in plan.lines():
+            note(line)
+        return plan.summary()
+
+    planned = workers.gather_objects(on_first(workers, choose))[0]
+    schedule = {"schedule": planned["schedule"]}
+    return planned["scheme"], config.model_copy(update=schedule), planned
+
+
+def _workload(maker: RankerMaker) -> Workload:
+    """Return the steps of a training."""
+    training, wire = maker.settings.training, maker.settings.distributed.wire
+    first, end = maker.dataset.bounds(maker.fit)
+    return Workload(
+        batch_size=max(1, min(training.batch_size, end - first)),
+        optimizer=training.optimizer,
+        wire="float32" if wire == "full" else wire,
+    )
+
+
+def _machines(workers: Workers, network_gbits: float | None) -> Cluster | int:
+    """Return what a plan knows of the machines: the number of workers, where no speed is given."""
+    if network_gbits is None:
+        return workers.size
+    of_node = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if workers.size % of_node:
+        of_node = 1
+    return Cluster(
+        nodes=workers.size // of_node,
+        workers_per_node=of_node,
+        network_gbits=network_gbits,
+        memory_gb=1e9,  # tables are made whole on each worker before any is shared out
+        value_ns=CPU_VALUE_NS if workers.device.type == "cpu" else 0.0,
+        backend="gloo" if workers.device.type == "cpu" else "nccl",
+    )
 
 
 def is_restarted() -> bool:
@@ -168,19 +261,22 @@ def on_first(workers: Workers, make: Callable[[], T]) -> T | None:
 
 def count_lookups(dataset: RankingDataset) -> dict[str, float]:
     """Return how many values of each vocabulary a training row has, on average."""
-    rows = max(dataset.num_rows("train"), 1)
-    names = dataset.schema.vocabularies
-    return {name: float(dataset.train_counts(name).sum()) / rows for name in names}
+    found: dict[str, float] = {}
+    means = count_ids(dataset, 1).means
+    for column in looked_up(dataset.schema):
+        found[column.vocabulary] = found.get(column.vocabulary, 0.0) + means[column.name]
+    return found
 
 
-def _needed_layout(model: RankingModel, scheme: Scheme) -> LayoutName:
+def needed_layout(model: RankingModel, scheme: Scheme) -> LayoutName:
+    """Return the layout that "auto" is: the one that a plan counts with."""
     if model.reads_ids or scheme == "row_wise":
         return "hash"
     has_dots = any(isinstance(module, DLRMTrunk) for module in model.modules())
     return "column" if scheme == "des" and has_dots else "field"
 
 
-def _may_split(model: RankingModel, scheme: Scheme) -> bool:
+def may_split(model: RankingModel, scheme: Scheme) -> bool:
     """Return whether several workers may have rows of a column."""
     has_crosses = any(isinstance(module, DCNv2Trunk) for module in model.modules())
     return scheme == "des" and not has_crosses
@@ -194,7 +290,5 @@ def _holders(
         return None
     if layout == "hash":
         return by_hash(schema, size)
-    names = schema.vocabularies
-    loads = [lookups.get(name, 1.0) for name in names]
-    held = balance(list(names.values()), loads, size, split_above=1.0 if split else float("inf"))
-    return dict(zip(names, held, strict=True))
+    rows = {name: number + 1 for name, number in schema.vocabularies.items()}
+    return placed(rows, lookups, size, may_split=split)

@@ -81,15 +81,13 @@ def train_shared_items(
 
 
 def check_item_scheme(name: str) -> ItemScheme:
-    """Return the scheme of this name.
+    """Return the scheme of this name; "auto" is row_wise, with which no worker has all rows.
 
     Raises:
         UsageError: models of items have none of this name.
     """
-    for known in get_args(ItemScheme):
-        if known == name:
-            return cast(ItemScheme, known)
-    raise UsageError(
-        f"models of items are divided row_wise, or replicated; got {name!r}."
-        f"{did_you_mean(name, get_args(ItemScheme))}"
-    )
+    for scheme in get_args(ItemScheme):
+        if name in (scheme, "auto"):
+            return cast(ItemScheme, scheme)
+    known = ("auto", *get_args(ItemScheme))
+    raise UsageError(f"tables of items have no scheme {name!r}.{did_you_mean(name, known)}")

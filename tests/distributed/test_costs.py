@@ -50,7 +50,7 @@ def test_bytes_of_a_ring() -> None:
 @given(SPLITS, COUNTS, COUNTS, COUNTS, COUNTS)
 def test_the_table_of_formulas(split: Split, dim: int, layers: int, hidden: int, n: int) -> None:
     b, e, r = split.num_rows, split.wire_bytes, (split.num_workers - 1) / split.num_workers
-    total, fields, weights, unique = b * split.num_workers, layers, 1000 * n, 7 * n
+    total, fields, unique = b * split.num_workers, layers, 7 * n
     expected = {
         8 * b * n * r + 4 * b * fields * r: costs.key_exchange(split, n, fields),
         2 * total * e * r: costs.des_lr(split),
@@ -61,11 +61,8 @@ def test_the_table_of_formulas(split: Split, dim: int, layers: int, hidden: int,
         2 * total * (n * (n - 1) // 2) * e * r: costs.des_dots(split, n),
         2 * total * fields * dim * e * r: costs.row_wise(split, fields * dim),
         2 * b * fields * dim * e * r: costs.table_wise(split, fields * dim),
-        2 * weights * e * r: costs.replicated(split, weights),
         2 * b * n * dim * e * r: costs.unpooled(split, n, dim),
         2 * unique * (dim + 1) * e + 16 * unique: costs.parameter_server(unique, dim + 1, e),
-        2 * 5000 * e * r: costs.dense_gradients(split, 5000),
-        2 * 4000 * e * r: costs.dense_gradients(split, 5000, local=1000),
         4 * total * layers * n * e * r: costs.des_crosses(split, layers, n),
         2 * total * (2 * layers + 1 + hidden) * e * r: costs.des_dcn_v1(
             split, layers, hidden, layer_by_layer=True
@@ -74,6 +71,54 @@ def test_the_table_of_formulas(split: Split, dim: int, layers: int, hidden: int,
     for number, transfers in expected.items():
         assert sent(transfers) == pytest.approx(number, rel=1e-12)
         assert sum(sent(transfers, part) for part in costs.PARTS) == sent(transfers)
+
+
+@given(SPLITS, COUNTS, COUNTS)
+def test_all_reduces_are_padded_to_a_number_for_each_worker(
+    split: Split, weights: int, local: int
+) -> None:
+    r = (split.num_workers - 1) / split.num_workers
+    least = 2 * weights * split.wire_bytes * r
+    found = [
+        (least, costs.replicated(split, weights)),
+        (least, costs.gradients_everywhere(split, weights)),
+        (least, costs.dense_gradients(split, weights + local, local=local)),
+        (2 * weights * 8 * r, costs.label_weights(split, weights)),
+    ]
+    for least, transfers in found:
+        most = least + 2 * (split.num_workers - 1) * 8
+        assert least * (1 - 1e-12) <= sent(transfers) < most
+        assert sent(transfers) % (2 * (split.num_workers - 1)) == 0
+    assert costs.replicated(split, 0) == ()
+    assert costs.dense_gradients(split, 5, local=5) == ()
+
+
+def test_ids_in_bits() -> None:
+    """Three cells a row, of 1, 1 and 4 bits, and codes of 15 and 7: each kind fills up a byte."""
+    assert costs.packed_ids(3, 3, 6, 22) == 3 + 3 + 9
+    assert costs.packed_ids(8, 3, 6, 22) == 3 + 6 + 22
+    assert costs.packed_ids(8, 0, 0, 0) == 0
+    assert sent(costs.ids_sent(31, 3)) == 31 + 3 * 8
+
+
+@given(SPLITS, COUNTS, COUNTS)
+def test_rows_for_all_others(split: Split, unique: int, dim: int) -> None:
+    """Each other worker gets of two tables how many rows, which ones, and their D + 1 numbers."""
+    message = 2 * 8 + unique * (2 * 8 + (dim + 1) * split.wire_bytes)
+    found = costs.replicated_rows(split, unique, 2, dim + 1)
+    assert sent(found) == message * (split.num_workers - 1)
+
+
+@given(SPLITS, COUNTS)
+def test_vectors_to_the_owners_of_columns(split: Split, dim: int) -> None:
+    """Against each message: own rows to all others, whose columns differ, and gradients back."""
+    held = [len(range(rank, dim, split.num_workers)) for rank in range(split.num_workers)]
+    row = split.num_rows * split.wire_bytes
+    for rank, own in enumerate(held):
+        found = costs.spread(split, dim, own)
+        others = [width for other, width in enumerate(held) if other != rank]
+        assert sent(found, "forward") == sum(row * width for width in others)
+        assert sent(found, "backward") == row * own * len(others)
 
 
 @given(SPLITS, COUNTS)

@@ -44,8 +44,13 @@ def test_tables_and_dense_weights_are_those_of_the_model(
     assert found.activations == sum(
         one.out_features for one in model.modules() if isinstance(one, nn.Linear)
     )
-    assert (found.num_fields, found.ids_per_row, found.inputs) == (4, 4.0, 2 * 2 + 2 + 3)
+    assert (found.num_fields, found.ids_per_row, found.tasks) == (4, 4.0, 2)
     assert [one.lookups for one in found.vocabularies] == [2.0, 1.0, 1.0]
+    assert [(one.columns, one.bags) for one in found.vocabularies] == [
+        (2, (2,)),
+        (1, ()),
+        (1, (2,)),
+    ]
     assert (found.row_bytes > 0) == ("growth" in settings)
 
 
@@ -61,9 +66,6 @@ def test_tables_and_dense_weights_are_those_of_the_model(
         ("dcn_v2", {"cross_rank": 2, "num_crosses": 2},
          [("cross 1", 2, "field", True), ("cross 2", 2, "field", True),
           ("first layer", 8, "field", False)]),
-        ("dcn_v2", {"cross_rank": 2, "num_crosses": 1, "structure": "parallel"},
-         [("cross 1", 2, "field", True), ("first layer", 8, "field", False),
-          ("outputs", 1, "field", False)]),
         ("dlrm", {}, [("dots", 10, "column", False)]),  # of 4 columns and the bottom vector
         ("dlrm", {"hidden": []}, [("dots", 10, "column", False)]),
         ("shared_bottom", {}, [("first layer", 8, "field", False)]),
@@ -77,13 +79,16 @@ def test_tables_and_dense_weights_are_those_of_the_model(
 )  # fmt: skip
 def test_operators(name: str, settings: dict[str, Any], expected: list[Any]) -> None:
     found = sizes(name, ONE_TASK, **settings)
-    assert list(found.operators) == expected
+    assert [one[:4] for one in found.operators] == expected
     assert found.obstacle == ""
 
 
 def test_several_tasks_have_a_weight_each_and_weigh_the_parts_of_products() -> None:
     widths = [one.width for one in sizes("deepfm").operators]
-    assert widths == [2, 8, 8]
+    assert widths == [2, 4, 8]  # the squares of vectors are taken off the weights
+    assert [one.shared for one in sizes("deepfm").operators] == [0, 2 * 4, 0]
+    assert [one.shared for one in sizes("deepfm", ONE_TASK).operators] == [0, 0, 0]
+    assert [one.of_bag for one in sizes("deepfm").operators] == [0, 4, 0]
     assert sizes("fm").width == 4 * (4 + 2)
     assert sizes("lr").width == 4 * 2
 
@@ -94,6 +99,7 @@ def test_several_tasks_have_a_weight_each_and_weigh_the_parts_of_products() -> N
         ("dcn_v2", {}, "full rank"),
         ("dcn_v2", {"cross_rank": 2, "cross_experts": 2}, "mixture"),
         ("dcn_v2", {"cross_rank": 2, "cross_norm": True}, "cross_norm"),
+        ("dcn_v2", {"cross_rank": 2, "structure": "parallel"}, "set structure=stacked"),
         ("shared_bottom", {"trunk": "dcn_v2"}, "full rank"),
         ("deepfm", {"hidden": []}, "no hidden layers"),
         ("mmoe", {"hidden": []}, "no hidden layers"),

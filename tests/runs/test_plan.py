@@ -51,10 +51,11 @@ def test_ids_of_a_dataset_are_counted(
     first, end = dataset.bounds("train")
     rows = dataset.rows(slice(first, end))
     names = [column.name for column in dataset.schema.columns if column.vocabulary]
-    means, unique = count_ids(dataset, end - first)
+    means, longest, unique = count_ids(dataset, end - first)
     assert sorted(means) == sorted(names)
     for column, bag in zip(dataset.schema.of_kind("multi", "history"), rows.bags, strict=True):
         assert means[column.name] == pytest.approx(len(bag.values) / len(rows))
+        assert longest[column.name] == bag.offsets.diff().max()
     # A batch of all rows has each value of the training rows once: a history shares the items.
     values: dict[str, set[int]] = {}
     for number, column in enumerate(dataset.schema.of_kind("categorical")):
@@ -63,19 +64,19 @@ def test_ids_of_a_dataset_are_counted(
         values.setdefault(column.vocabulary, set()).update(bag.values.tolist())
     assert unique == sum(len(one) for one in values.values())
     # Fewer rows have fewer values, and a sample cannot say what is in a batch larger than it.
-    fewer = count_ids(dataset, 3)[1]
+    fewer = count_ids(dataset, 3).unique
     assert fewer is not None
     assert 0 < fewer < unique
     monkeypatch.setattr(plans, "SAMPLE_ROWS", 50)
-    assert count_ids(dataset, 51)[1] is None
-    assert count_ids(dataset, 50)[1] is not None
-    assert means.keys() == count_ids(dataset, 50)[0].keys()
+    assert count_ids(dataset, 51).unique is None
+    assert count_ids(dataset, 50).unique is not None
+    assert means.keys() == count_ids(dataset, 50).means.keys()
 
 
 def test_a_plan_for_a_dataset(dataset: RankingDataset) -> None:
     cluster = {"nodes": 2, "workers_per_node": 2}
     found = ensue.plan("deepfm", dataset.path, cluster=cluster, workload={"batch_size": 80}, dim=8)
-    means, unique = count_ids(dataset, 20)
+    means, _, unique = count_ids(dataset, 20)
     assert found.num_workers == 4
     assert found.sizes.dim == 8
     assert found.sizes.weights == 2
@@ -100,11 +101,11 @@ def test_a_plan_for_described_columns() -> None:
     ]
     spread = Columns(num_fields=4, rows=[100])
     assert [column.size for column in spread.schema_of_rows.columns] == [25] * 4
-    found = plan("fm", columns=columns, cluster={"nodes": 100})
+    found = plan("lr", columns=columns, cluster={"nodes": 100})
     assert found.sizes.num_rows == 10**10 + 15
     assert found.sizes.ids_per_row == 6
     assert found.chosen.scheme == "des"
-    assert plan("fm", columns=columns, cluster={"nodes": 100}, scheme="row_wise").is_forced
+    assert plan("lr", columns=columns, cluster={"nodes": 100}, scheme="row_wise").is_forced
 
 
 def test_presets_and_settings_are_those_of_the_model() -> None:

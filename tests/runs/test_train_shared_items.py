@@ -21,6 +21,7 @@ from ensue.errors import ConfigError, UsageError
 from ensue.evaluation.evaluator import evaluate
 from ensue.runs.run import load
 from ensue.runs.train import train
+from ensue.runs.train_shared_items import check_item_scheme
 from ensue.training.loop import StopTraining, TrainingLoop
 from tests.distributed.spawn import run_workers
 from tests.helpers import make_dataset
@@ -150,10 +151,15 @@ def test_users_are_ranked_in_shares_to_the_same_figures(dataset: Dataset, tmp_pa
             assert users["mrr"].to_list() == expected.users["mrr"].to_list()
 
 
+def test_auto_divides_rows() -> None:
+    assert check_item_scheme("auto") == check_item_scheme("row_wise") == "row_wise"
+    assert check_item_scheme("replicated") == "replicated"
+
+
 def test_what_several_workers_do_not_train(dataset: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "run"
     for model, settings, error, message in (
-        ("sasrec", {"distributed": "des"}, UsageError, "row_wise, or replicated; got 'des'"),
+        ("sasrec", {"distributed": "des"}, UsageError, "no scheme 'des'.*auto, row_wise, replicated"),
         ("ease", {"distributed": "row_wise"}, UsageError, "ease is computed in one go"),
         ("bpr", {"distributed": "row_wise"}, ConfigError, "got BPR"),
         ("sasrec", {"distributed": "row_wise", "growth": {}}, ConfigError, "growth"),
