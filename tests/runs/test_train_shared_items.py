@@ -159,7 +159,7 @@ def test_auto_divides_rows() -> None:
 def test_what_several_workers_do_not_train(dataset: Dataset, tmp_path: Path) -> None:
     out = tmp_path / "run"
     for model, settings, error, message in (
-        ("sasrec", {"distributed": "des"}, UsageError, "no scheme 'des'.*auto, row_wise, replicated"),
+        ("sasrec", {"distributed": "des"}, UsageError, "no scheme 'des'.*auto, row_wise"),
         ("ease", {"distributed": "row_wise"}, UsageError, "ease is computed in one go"),
         ("bpr", {"distributed": "row_wise"}, ConfigError, "got BPR"),
         ("sasrec", {"distributed": "row_wise", "growth": {}}, ConfigError, "growth"),
