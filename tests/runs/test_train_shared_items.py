@@ -119,6 +119,19 @@ def test_a_training_goes_on_with_another_number(dataset: Dataset, tmp_path: Path
     check_same(Path(out), infos[0], alone.path, alone.info)
 
 
+def test_a_training_that_stopped_is_one_that_did_not(dataset: Dataset, tmp_path: Path) -> None:
+    """Bit for bit with the same number of workers, what dropout draws on each of them included."""
+    path = str(dataset.path)
+    options = {"distributed": "row_wise", "dropout": 0.3, "checkpoint_seconds": 0.0}
+    outs = [str(tmp_path / "undisturbed"), str(tmp_path / "stopped")]
+    run_workers(train_together, 2, "sasrec", path, outs[0], None, options)
+    assert run_workers(train_together, 2, "sasrec", path, outs[1], 9, options) == [None] * 2
+    run_workers(train_together, 2, "sasrec", path, outs[1], None, {**options, "resume": True})
+    expected, found = (load_file(Path(out) / "model.safetensors") for out in outs)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
+
+
 def test_tables_on_all_workers_and_no_validation(dataset: Dataset, tmp_path: Path) -> None:
     """The last weights are kept; the vectors of items are made of them."""
     options = {"fit": "train+validation"}
