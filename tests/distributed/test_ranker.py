@@ -157,7 +157,13 @@ SUMMED = [
 ]
 
 
-@pytest.mark.parametrize("name", list(SETTINGS))
+FAST = ("deepfm", "ple")  # of those whose vectors are pooled; the others are slow tests
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in SETTINGS],
+)
 @pytest.mark.parametrize("options", POOLED, ids=lambda o: "-".join(o.values()))
 def test_pooled_vectors_give_the_numbers_of_one_process(name: str, options: dict[str, Any]) -> None:
     check(name, 3, options, "adagrad", 7)
@@ -167,7 +173,9 @@ def test_pooled_vectors_give_the_numbers_of_one_process(name: str, options: dict
     "name", ["lr", "fm", "wide_deep", "deepfm", "shared_bottom", "shared_bottom/fm"]
 )
 @pytest.mark.parametrize("options", SUMMED, ids=lambda o: "-".join(o.values()))
-@pytest.mark.parametrize("size", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    "size", [3, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 2, 4))]
+)
 def test_sums_give_the_numbers_of_one_process(
     name: str, options: dict[str, Any], size: int
 ) -> None:
