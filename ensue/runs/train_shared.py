@@ -21,12 +21,13 @@ from ensue.errors import ConfigError, EnsueError, RunError, UsageError, did_you_
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.dcn_v2 import DCNv2Trunk
 from ensue.models.ranking.dlrm import DLRMTrunk
+from ensue.optim.clippy import BY_ELEMENT
 from ensue.runs.ranker import RankingRun
 from ensue.runs.ranker_training import OpenOut, RankerTraining
 from ensue.training.config import TrainingConfig
 from ensue.training.loop import TrainingLoop
 from ensue.training.shared_checkpoints import SharedCheckpoints, load_whole_
-from ensue.training.shared_peers import WorkerPeers
+from ensue.training.shared_peers import WorkerPeers, divided_layers
 from ensue.training.shared_ranking import SharedRankingObjective
 
 T = TypeVar("T")
@@ -52,6 +53,7 @@ def train_shared(
     # First the model: settings that do not fit the data leave no folder behind.
     whole = maker.model()
     ranker = share_ranker(whole, workers, scheme, distributed, count_lookups(maker.dataset))
+    _check_rule(config, ranker)
     place = (0, 1) if ranker.is_redundant else (workers.rank, workers.size)
     objective = SharedRankingObjective(
         ranker,
@@ -127,6 +129,21 @@ def check_training(training: TrainingConfig) -> None:
         )
     if training.rollback:
         raise ConfigError("rollback is for a training of one process; leave it out.")
+    if training.watch_spikes:
+        raise ConfigError(
+            "watch_spikes looks at whole gradients, which no worker has; leave it out."
+        )
+
+
+def _check_rule(training: TrainingConfig, ranker: SharedRanker) -> None:
+    if training.optimizer != "clippy" or training.clip_rule in BY_ELEMENT:
+        return
+    divided = divided_layers(ranker)
+    if ranker.workers.size > 1 and divided:
+        raise ConfigError(
+            f"clip_rule={training.clip_rule} is of norms of whole tensors, and workers have pieces "
+            f"of {divided[0]}. Use clip_rule=clippy, or --distributed table_wise or row_wise."
+        )
 
 
 def check_scheme(name: str) -> Scheme:

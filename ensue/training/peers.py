@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 class Wishes(NamedTuple):
@@ -35,6 +37,12 @@ class Peers(Protocol):
     def combine(self, losses: Tensor, wishes: Wishes) -> tuple[Tensor, Wishes]:
         """Add up gradients, losses [n] and wishes after a backward pass, and return the latter."""
 
+    def divide_(self, optimizer: torch.optim.Optimizer) -> None:
+        """Tell the optimizer of what parameters this process has pieces."""
+
+    def named(self, model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+        """Return the parameters by the names that they have in a training of one process."""
+
 
 class Alone:
     """No other process."""
@@ -49,3 +57,10 @@ class Alone:
     def combine(self, losses: Tensor, wishes: Wishes) -> tuple[Tensor, Wishes]:
         """Return losses and wishes as they are."""
         return losses, wishes
+
+    def divide_(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave the optimizer as it is."""
+
+    def named(self, model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+        """Return the parameters by name."""
+        return model.named_parameters()
