@@ -23,12 +23,15 @@ class DistributedConfig(Config):
         those of all rows, compute them all, and send no dense gradient ("all_reduce").
     wire: the type of the sums of "des" on their way.
     timeout_seconds: after which a worker that waits for another one gives up.
+    full_every: each so many-th checkpoint has all rows of tables that grow; those between have what
+        changed since, which is little where a table is large.
     """
 
     layout: LayoutName = "auto"
     schedule: Literal["scatter", "all_reduce"] = "scatter"
     wire: Literal["full", "bfloat16"] = "full"
     timeout_seconds: float = Field(default=300.0, gt=0)
+    full_every: int = Field(default=10, ge=1)
 
     @property
     def wire_type(self) -> torch.dtype | None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ensue.nn.dynamic_embedding import DynamicEmbedding
+from ensue.nn.dynamic_embedding import STAMP, DynamicEmbedding
 
 
 class Records(NamedTuple):
@@ -27,9 +27,18 @@ class Records(NamedTuple):
 
 def records(table: DynamicEmbedding) -> Records:
     """Return a copy of all rows of a table."""
+    return changed_records(table, -1)
+
+
+def changed_records(table: DynamicEmbedding, since: int) -> Records:
+    """Return a copy of the rows that were seen after the step `since`; call it between two steps.
+
+    No other row has changed.
+    """
     num_rows = table.table.num_rows
     ids = torch.cat([part.squeeze(1) for part in table.table.ids.parts(num_rows)])
-    rows = (ids != 0).nonzero().squeeze(1)
+    stamps = torch.cat([part[:, STAMP] for part in table.notes.parts(num_rows)])
+    rows = ((ids != 0) & (stamps > since)).nonzero().squeeze(1)
     return Records(ids[rows], table.values.take(rows), table.notes.take(rows))
 
 

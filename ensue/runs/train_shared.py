@@ -71,7 +71,9 @@ def train_shared(
         validate=training.validation(lambda one: one.outputs_of_all, as_ids=ranker.reads_ids),
         on_validation=training.on_validation,
         peers=WorkerPeers(ranker),
-        checkpoints=SharedCheckpoints(out / "checkpoints", ranker),
+        checkpoints=SharedCheckpoints(
+            out / "checkpoints", ranker, full_every=distributed.full_every
+        ),
     )
     progress = loop.run(resume=resume)
 

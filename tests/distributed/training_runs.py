@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +91,7 @@ def assert_equal_runs(run: RankingRun, other: RankingRun, *, tolerance: float = 
     """Fail where weights, rows of growing tables, the log or the figures differ."""
     weights, expected = all_weights(run.model), all_weights(other.model)
     assert weights.keys() == expected.keys()
-    for name in expected:
-        torch.testing.assert_close(
-            weights[name], expected[name], rtol=tolerance, atol=tolerance, msg=lambda m: f"{name}: {m}"
-        )
+    torch.testing.assert_close(weights, expected, rtol=tolerance, atol=tolerance)
     for line, wanted in zip(run.log(), other.log(), strict=True):
         assert_equal_lines(line, wanted, tolerance=tolerance)
     assert run.info["best_epoch"] == other.info["best_epoch"]
@@ -126,5 +122,3 @@ def all_weights(model: torch.nn.Module) -> dict[str, Tensor]:
         found[f"{name}.step"] = torch.tensor(table.step)
         found[f"{name}.deleted"] = table.deleted[table.deleted[:, 0].argsort(stable=True)]
     return found
-
-
