@@ -21,7 +21,7 @@ from ensue.runs.make_ranker import Fit, RankerMaker, RankingSettings, resolve_ra
 from ensue.runs.output import open_training
 from ensue.runs.ranker import KIND, RankingRun, save_ranking_run
 from ensue.runs.ranker_training import RankerTraining
-from ensue.runs.train_shared import check_scheme, is_restarted, train_shared
+from ensue.runs.train_shared import check_scheme, open_launched, train_shared
 from ensue.training.loop import OnValidation
 
 
@@ -96,8 +96,8 @@ def train_ranker(
         if scheme is None:
             return save(*training.run(partial(open_out, resume=resume)))
         with Workers.start(chosen.distributed.timeout_seconds, chosen.training.device) as workers:
-            resume = resume or is_restarted()
-            return train_shared(training, workers, scheme, partial(open_out, resume=resume), save)
+            launched = partial(open_launched, out, open_out, resume=resume)
+            return train_shared(training, workers, scheme, launched, save)
 
 
 def default_metric(schema: RankingSchema) -> str:

@@ -6,8 +6,11 @@ the tables; the first one writes the run, which is the same as that of one proce
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast, get_args
 
 from ensue.data.ranking.dataset import RankingDataset
@@ -18,12 +21,13 @@ from ensue.distributed.owners import by_hash
 from ensue.distributed.ranker import Scheme, SharedRanker
 from ensue.distributed.workers import Workers
 from ensue.errors import ConfigError, EnsueError, RunError, UsageError, did_you_mean
+from ensue.files import write_json
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.dcn_v2 import DCNv2Trunk
 from ensue.models.ranking.dlrm import DLRMTrunk
 from ensue.optim.clippy import BY_ELEMENT
 from ensue.runs.ranker import RankingRun
-from ensue.runs.ranker_training import OpenOut, RankerTraining
+from ensue.runs.ranker_training import RankerTraining
 from ensue.training.config import TrainingConfig
 from ensue.training.loop import TrainingLoop
 from ensue.training.shared_checkpoints import SharedCheckpoints, load_whole_
@@ -38,13 +42,14 @@ def train_shared(
     training: RankerTraining,
     workers: Workers,
     scheme: Scheme,
-    open_out: OpenOut,
+    open_out: Callable[[], bool | None],
     save: Callable[[RankingModel, dict[str, Any]], RankingRun],
 ) -> RankingRun:
     """Train with other workers, have the first one store the run, and return it.
 
     Args:
-        open_out: makes the folder ready, and says whether there is a training to continue.
+        open_out: makes the folder ready, and says whether there is a training to continue; None
+            where it is finished.
         save: stores the run of a whole model, with what is to be said of it.
     """
     maker, out = training.maker, training.out
@@ -62,7 +67,9 @@ def train_shared(
         seed=config.seed,
     )
     ranker.to(workers.device)
-    resume = any(workers.gather_objects(on_first(workers, open_out)))
+    resume, *_ = workers.gather_objects(on_first(workers, open_out))
+    if resume is None:
+        return RankingRun(out)
     loop = TrainingLoop(
         ranker,
         objective,
@@ -160,9 +167,28 @@ def check_scheme(name: str) -> Scheme:
     raise UsageError(f"there is no scheme {name!r}.{did_you_mean(name, get_args(Scheme))}")
 
 
-def is_restarted() -> bool:
-    """Return whether torchrun has started this process again, after one that failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def open_launched(out: Path, open_out: Callable[..., bool], *, resume: bool) -> bool | None:
+    """Make the folder ready, and return whether there is a training to continue; None if it ended.
+
+    When torchrun starts all again after a failure, the training that it has begun is continued, and
+    no other: only the first start may find a folder that someone has to decide about.
+
+    Args:
+        open_out: does it for a start by hand.
+    """
+    file = out / "checkpoints" / "launch.json"
+    launch = {
+        "host": socket.gethostname(),
+        "process": os.getppid(),  # torchrun itself
+        "run": os.environ.get("TORCHELASTIC_RUN_ID"),
+    }
+    is_again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    is_own = is_again and file.is_file() and json.loads(file.read_text()) == launch
+    if is_own and (out / "run.json").is_file():
+        return None
+    is_resumed = open_out(resume=resume or is_own)
+    write_json(file, launch)
+    return is_resumed
 
 
 def on_first(workers: Workers, make: Callable[[], T]) -> T | None:
