@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ensue.data.ranking.batch import RankingBatch
 from ensue.distributed.owners import Group, Owners
+from ensue.distributed.packing import bits_of, pack, unpack
 from ensue.distributed.workers import Workers
 
 
@@ -81,8 +84,10 @@ def entries_of(batch: RankingBatch, num_rows: int) -> Entries:
 class KeyExchange:
     """Sends values to the holders of their rows.
 
-    Per step a worker sends 8 bytes for each value that is not its own, and 4 for each cell that it
-    is of; of bags with several holders 4 more, their full lengths, for a mean is over all.
+    Per step a worker sends each value that is not its own in as many bits as codes of its column
+    take, 64 for an id of tables that grow; and the lengths of cells in as many bits as the longest
+    one of a column takes, of bags with several holders their full lengths too, for a mean is over
+    all.
     """
 
     def __init__(self, owners: Owners, workers: Workers) -> None:
@@ -95,35 +100,39 @@ class KeyExchange:
         ]
         self._columns = [owners.columns_of(rank) for rank in range(owners.size)]
         self._partial = [self._places_of_partial(columns) for columns in self._columns]
+        self._bits = [
+            np.array([owners.bits(number) for number in columns], np.int64)
+            for columns in self._columns
+        ]
 
     def __call__(self, entries: Entries) -> OwnEntries:
         """Return the values of the rows of all workers for the tables of this one.
 
         All workers call it with the same number of rows.
         """
-        num_rows = entries.lengths.shape[1]
+        num_rows, rank, size = entries.lengths.shape[1], self.workers.rank, self.workers.size
         parts = self._parts(entries)
-        own, rank = self.workers.size, self.workers.rank
-        heads = [torch.cat([lengths, totals]).flatten() for _, lengths, totals in parts]
-        num_own = len(self._columns[rank]) + len(self._partial[rank])
-        head = self.workers.all_to_all(
-            torch.cat(heads),
-            [len(one) for one in heads],
-            [num_own * num_rows] * own,
-            purpose="ids",
-        ).view(own, num_own, num_rows)
-        lengths = head[:, : len(self._columns[rank])].contiguous()
-        values = self.workers.all_to_all(
-            torch.cat([values for values, _, _ in parts]),
-            [len(values) for values, _, _ in parts],
-            lengths.flatten(1).sum(dim=1).tolist(),
-            purpose="ids",
-        )
+        none = torch.zeros(0, dtype=torch.uint8)
+        messages = [
+            none if other == rank else _pack_part(part, self._bits[other])
+            for other, part in enumerate(parts)
+        ]
+        give, ones = [len(one) for one in messages], [1] * size
+        take = self.workers.all_to_all(torch.tensor(give), ones, ones, purpose="ids").tolist()
+        received = self.workers.all_to_all(torch.cat(messages), give, take, purpose="ids")
+        num_partial = len(self._partial[rank])
+        found = [
+            parts[rank]
+            if other == rank
+            else _unpack_part(message, self._bits[rank], num_partial, num_rows)
+            for other, message in enumerate(torch.split(received, take))
+        ]
+        lengths = torch.stack([one for _, one, _ in found])
         totals = lengths
-        if self._partial[rank]:
+        if num_partial:
             totals = lengths.clone()
-            totals[:, self._partial[rank]] = head[:, len(self._columns[rank]) :]
-        return OwnEntries(values, lengths, totals)
+            totals[:, self._partial[rank]] = torch.stack([one for _, _, one in found])
+        return OwnEntries(torch.cat([values for values, _, _ in found]), lengths, totals)
 
     def own_of(self, entries: Entries) -> OwnEntries:
         """Return what of the values of all rows this worker has rows of; nothing is sent."""
@@ -136,7 +145,7 @@ class KeyExchange:
     def _places_of_partial(self, columns: tuple[int, ...]) -> list[int]:
         return [place for place, number in enumerate(columns) if self._is_partial[number]]
 
-    def _parts(self, entries: Entries) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def _parts(self, entries: Entries) -> list[_Part]:
         """Return for each worker values [S], lengths [G, b], and full lengths of partial bags."""
         ends = entries.lengths.sum(dim=1, dtype=torch.int64).cumsum(0).tolist()
         starts = [0, *ends[:-1]]
@@ -168,6 +177,38 @@ class KeyExchange:
             is_own = places == place
             parts.append((rank, Entries(codes[is_own], count_kept(is_own, lengths))))
         return parts
+
+
+_Part = tuple[Tensor, Tensor, Tensor]
+
+
+def _pack_part(part: _Part, bits: NDArray[np.int64]) -> Tensor:
+    """Return values [S], lengths [G, b] and full lengths [P, b] as bytes."""
+    values, *lengths = part
+    cells = torch.cat(lengths).long().numpy()
+    longest = cells.max(axis=1, initial=0)
+    of_lengths = np.array([bits_of(one) for one in longest], np.int64)
+    counts = np.full(len(cells), cells.shape[1], np.int64)
+    parts = [
+        of_lengths.astype(np.uint8),
+        pack(cells.reshape(-1), counts, of_lengths),
+        pack(values.numpy(), cells[: len(bits)].sum(axis=1), bits),
+    ]
+    return torch.from_numpy(np.concatenate(parts))
+
+
+def _unpack_part(
+    message: Tensor, bits: NDArray[np.int64], num_partial: int, num_rows: int
+) -> _Part:
+    """Return what `_pack_part` made bytes of."""
+    packed, num_columns = message.numpy(), len(bits)
+    number = num_columns + num_partial
+    of_lengths, packed = packed[:number].astype(np.int64), packed[number:]
+    flat, packed = unpack(packed, np.full(number, num_rows, np.int64), of_lengths)
+    cells = flat.reshape(number, num_rows)
+    values, _ = unpack(packed, cells[:num_columns].sum(axis=1), bits)
+    lengths = torch.from_numpy(cells.astype(np.int32))
+    return torch.from_numpy(values), lengths[:num_columns], lengths[num_columns:]
 
 
 def count_kept(is_kept: Tensor, lengths: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ensue.data.ranking.schema import RankingColumn, RankingSchema
+from ensue.distributed.packing import bits_of
 from ensue.errors import ConfigError
 from ensue.nn.hashing import mix_tensor, shift_right
 
@@ -99,6 +100,14 @@ class Owners:
     def local_codes(self, values: Tensor, num_holders: int) -> Tensor:
         """Return values as their worker has them [S]: rows of static tables close up."""
         return values if self.grows else values // num_holders
+
+    def bits(self, column: int) -> int:
+        """Return how many bits a value of a column takes on its way to a worker."""
+        if self.grows:
+            return 64
+        own = self.columns[column]
+        sharers = 1 if self.by_element else len(self.holders[own.vocabulary])
+        return bits_of(own.size // sharers)
 
     def elements(self, dim: int, rank: int) -> Tensor:
         """Return the elements of vectors [D] that a worker has: all, where rows are divided."""

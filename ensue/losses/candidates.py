@@ -16,13 +16,13 @@ from torch import Tensor
 from ensue.losses.pointwise import negative_loss, positive_loss
 from ensue.losses.reduce import masked_mean, masked_sum
 from ensue.nn import cpu_kernels as kernels
-from ensue.nn.embedding import dot_rows, gather_rows, grad_of
+from ensue.nn.embedding import GrowingTable, dot_rows, gather_rows, grad_of
 
 
 def candidate_bce(
     queries: Tensor,
-    table: Tensor,
-    bias: Tensor,
+    table: Tensor | GrowingTable,
+    bias: Tensor | GrowingTable,
     candidates: Tensor,
     *,
     num_targets: int,
@@ -32,16 +32,19 @@ def candidate_bce(
 
     Args:
         queries: [B, D].
-        table, bias: [V, D] and [V], leaves; their gradients are added to `.grad` directly.
+        table, bias: [V, D] and [V], leaves; their gradients are added to `.grad` directly. Or
+            tables that grow, both.
         candidates: [B, C] ids, the first `num_targets` of each row targets, the rest negatives.
         reduction: "mean" averages targets and negatives separately and adds the two; "sum" adds
             all terms of a row and averages over rows.
     """
-    if kernels.can_run(queries, table, bias):
-        loss: Tensor = _CandidateBCE.apply(  # type: ignore[no-untyped-call]
-            queries, table, bias, candidates, num_targets, reduction
-        )
-        return loss
+    if (
+        isinstance(table, Tensor)
+        and isinstance(bias, Tensor)
+        and kernels.can_run(queries, table, bias)
+    ):
+        weights = _weights(candidates, num_targets, reduction)
+        return compiled_bce(queries, table, bias, candidates, num_targets, weights)
     logits = dot_rows(queries, table, candidates) + gather_rows(bias, candidates)
     is_real = candidates != 0
     targets = positive_loss(logits[:, :num_targets]), is_real[:, :num_targets]
@@ -51,26 +54,50 @@ def candidate_bce(
     return (masked_sum(*targets) + masked_sum(*negatives)) / len(candidates)
 
 
+def compiled_bce(
+    queries: Tensor,
+    table: Tensor,
+    bias: Tensor | None,
+    candidates: Tensor,
+    num_targets: int,
+    weights: Tensor,
+) -> Tensor:
+    """Return the sum of weights [B, C] times the losses of all candidates but 0, a scalar.
+
+    The tensors are ones that the kernels can take; the rest as of `candidate_bce`.
+    """
+    loss: Tensor = _CandidateBCE.apply(  # type: ignore[no-untyped-call]
+        queries, table, bias, candidates, num_targets, weights.to(table.dtype)
+    )
+    return loss
+
+
+def _weights(candidates: Tensor, num_targets: int, reduction: str) -> Tensor:
+    """Return the weight of each candidate [B, C] for a reduction."""
+    weights = torch.full(candidates.shape, 1 / max(1, len(candidates)))
+    if reduction == "mean":
+        for part in (slice(None, num_targets), slice(num_targets, None)):
+            weights[:, part] = 1 / max(1, int(candidates[:, part].count_nonzero()))
+    return weights
+
+
 class _CandidateBCE(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
         queries: Tensor,
         table: Tensor,
-        bias: Tensor,
+        bias: Tensor | None,
         candidates: Tensor,
         num_targets: int,
-        reduction: str,
+        weights: Tensor,
     ) -> Tensor:
         to_logits, to_queries = queries.new_empty(candidates.shape), torch.empty_like(queries)
-        arrays = kernels.arrays(queries, table, bias, candidates)
-        weights = np.full(2, 1 / max(1, len(candidates)), dtype=np.float32)
-        if reduction == "mean":
-            parts = arrays[3][:, :num_targets], arrays[3][:, num_targets:]
-            counts = [int(np.count_nonzero(part)) for part in parts]
-            weights[:] = [1 / max(1, count) for count in counts]
+        own_bias = queries.new_empty(0) if bias is None else bias
         loss = kernels.candidate_bce(
-            *arrays, num_targets, weights, *kernels.arrays(to_logits, to_queries)
+            *kernels.arrays(queries, table, own_bias, candidates),
+            num_targets,
+            *kernels.arrays(weights, to_logits, to_queries),
         )
         ctx.table, ctx.bias = table, bias
         ctx.save_for_backward(queries, candidates, to_logits, to_queries)
@@ -79,8 +106,7 @@ class _CandidateBCE(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         queries, candidates, to_logits, to_queries = ctx.saved_tensors
-        arrays = kernels.arrays(
-            to_logits, queries, candidates, grad_of(ctx.table), grad_of(ctx.bias)
-        )
+        grad_bias = queries.new_empty(0) if ctx.bias is None else grad_of(ctx.bias)
+        arrays = kernels.arrays(to_logits, queries, candidates, grad_of(ctx.table), grad_bias)
         kernels.candidate_bce_backward(np.float32(grad.item()), *arrays)
         return to_queries * grad, None, None, None, None, None

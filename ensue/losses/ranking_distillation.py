@@ -3,7 +3,8 @@
 Tang and Wang, "Ranking Distillation: Learning Compact Ranking Models With High Performance for
 Recommender System", KDD 2018, arXiv:1809.07428. Equation numbers are the paper's.
 The weights are constants of the loss: no gradient runs through them.
-Shapes: B queries, K teacher items of each, best first; E probes, items drawn to estimate ranks.
+Shapes: B queries, K teacher items of each, best first; E probes, items drawn to estimate ranks; D
+width, V table rows. Item 0 is padding: the teacher has no more.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ensue.losses.candidates import compiled_bce
 from ensue.losses.pointwise import positive_loss
+from ensue.nn import cpu_kernels as kernels
+from ensue.nn.embedding import dot_rows, gather_rows
 
 
 def position_weights(num_items: int, scale: float) -> Tensor:
@@ -101,3 +105,25 @@ def ranking_distillation_loss(logits: Tensor, weights: Tensor) -> Tensor:
             f"got {tuple(logits.shape)} and {tuple(weights.shape)}"
         )
     return (weights.detach().to(logits.dtype) * positive_loss(logits)).sum(dim=-1)
+
+
+def distillation_of_items(
+    queries: Tensor, table: Tensor, bias: Tensor | None, items: Tensor, weights: Tensor
+) -> Tensor:
+    """Return the mean of `ranking_distillation_loss` over queries, a scalar; item 0 does not count.
+
+    On a CPU the rows of the items are read once, for the loss and the gradient of the queries.
+
+    Args:
+        queries: [B, D].
+        table, bias: [V, D] and [V] or none, leaves; their gradients are added to `.grad` directly.
+        items: [B, K], the teacher's.
+        weights: [B, K] or [K].
+    """
+    if kernels.can_run(queries, table):
+        shares = weights.expand(items.shape) / max(1, len(items))
+        return compiled_bce(queries, table, bias, items, items.shape[1], shares)
+    logits = dot_rows(queries, table, items)
+    if bias is not None:
+        logits = logits + gather_rows(bias, items)
+    return ranking_distillation_loss(logits, weights * (items > 0)).mean()

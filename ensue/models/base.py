@@ -14,6 +14,17 @@ from ensue.config import Config
 from ensue.data.context import ContextSchema
 from ensue.data.feature_schema import FeatureSchema
 from ensue.data.histories import Histories, HistoryBatch
+from ensue.nn.table_config import TableConfig
+
+
+class ItemsConfig(Config):
+    """What kind of tables items have their rows in.
+
+    growth: of tables that grow with the items they meet (`TableConfig`; {} for its defaults); None
+        is a row for each item of the dataset.
+    """
+
+    growth: TableConfig | None = None
 
 
 class Model(nn.Module, ABC):

@@ -19,16 +19,16 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from pydantic import Field, field_validator
-from torch import Tensor, nn
+from torch import Tensor
 
-from ensue.config import Config
 from ensue.data.histories import Histories, HistoryBatch
-from ensue.models.base import Model
+from ensue.models.base import ItemsConfig, Model
+from ensue.nn.growing_items import all_rows
 
 SCORED_TOKENS = 1 << 14  # positions, padded ones too, encoded at a time when scoring
 
 
-class SequenceConfig(Config):
+class SequenceConfig(ItemsConfig):
     """Settings of the loss and of the histories, the same for every model of sequences.
 
     max_len: how many events are read in training, one target behind each.
@@ -77,12 +77,13 @@ class ContextConfig(SequenceConfig):
 class SequenceModel(Model):
     """Base of SASRec, GRU4Rec and M3.
 
-    item_embedding: [I + 1, D], the table that items are read from; row 0 is padding, and zero.
+    item_embedding: [I + 1, D], the table that items are read from; row 0 is padding, and zero. A
+        parameter, or with `growth` a table that grows (`GrowingItems`), as the other two.
     log_popularity: [I + 1], log of each item's share of the training events, the answer to a
         history without events.
     """
 
-    item_embedding: nn.Parameter
+    item_embedding: Any
     log_popularity: Tensor
 
     def __init__(self, config: Any, *, num_users: int, num_items: int) -> None:
@@ -95,18 +96,24 @@ class SequenceModel(Model):
         self.log_popularity.copy_(torch.from_numpy(np.log(counts / counts[1:].sum())))
 
     @property
-    def output_embedding(self) -> nn.Parameter:
+    def output_embedding(self) -> Any:
         """The table [I + 1, D] that queries are matched with; by default the one read from."""
         return self.item_embedding
 
     @property
-    def output_bias(self) -> nn.Parameter | None:
+    def output_bias(self) -> Any:
         """A bias [I + 1] of the items' scores, where the model has one."""
         return None
 
     def item_table(self) -> tuple[Tensor, Tensor | None]:
         """Return what queries are matched with: vectors [I + 1, D], and biases [I + 1], if any."""
-        return self.output_embedding, self.output_bias
+        bias = self.output_bias
+        return all_rows(self.output_embedding), None if bias is None else all_rows(bias)
+
+    @property
+    def scored_tokens(self) -> int:
+        """How many positions, padded ones too, are encoded at a time when scoring."""
+        return SCORED_TOKENS
 
     @abstractmethod
     def encode(self, items: Tensor) -> Tensor:
@@ -141,9 +148,10 @@ class SequenceModel(Model):
 
     def match(self, queries: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the scores [B, I + 1] of all items for queries [B, D]; fills `out`, if given."""
-        if self.output_bias is None:
-            return torch.mm(queries, self.output_embedding.T, out=out)
-        return torch.addmm(self.output_bias, queries, self.output_embedding.T, out=out)
+        table, bias = self.item_table()
+        if bias is None:
+            return torch.mm(queries, table.T, out=out)
+        return torch.addmm(bias, queries, table.T, out=out)
 
     def queries(self, batch: HistoryBatch) -> tuple[Tensor, Tensor]:
         """Return the last query of each history [B, D] (zero without events), and lengths [B].
@@ -152,13 +160,13 @@ class SequenceModel(Model):
         """
         batch = batch.without_padding().last(self.max_len)
         lengths = batch.offsets.diff()
-        queries = self.output_embedding.new_zeros(len(batch), self.output_embedding.shape[1])
+        queries = self.log_popularity.new_zeros(len(batch), self.output_embedding.shape[1])
         order = torch.argsort(lengths, descending=True, stable=True)
         order = order[: int((lengths > 0).sum())]
         first = 0
         while first < len(order):
             longest = int(lengths[order[first]])
-            rows = order[first : first + max(1, SCORED_TOKENS // longest)]
+            rows = order[first : first + max(1, self.scored_tokens // longest)]
             items = batch.right_padded(rows, longest)
             context = self._context_of(batch, rows, longest)
             queries[rows] = self.encode_last(items, lengths[rows] - 1, *context).to(queries.dtype)

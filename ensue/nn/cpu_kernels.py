@@ -229,30 +229,38 @@ def candidate_bce(  # type: ignore[no-untyped-def]
 ):
     """Return the weighted binary cross-entropy of candidates ids [B, C], targets first; 0 is none.
 
-    Fills to_logits [B, C] and to_queries [B, D], its gradients; weights are [target, negative].
+    Fills to_logits [B, C] and to_queries [B, D], its gradients; weights are [B, C]. A bias of no
+    elements is none.
     """
     loss = 0.0
+    num_candidates = ids.shape[1]
     for b in range(len(ids)):
         query, own = queries[b], to_queries[b]
         own[:] = 0
-        for c in range(ids.shape[1]):
+        # One after the other for all candidates: a logit and what follows from it wait for nothing.
+        for c in range(num_candidates):
             to_logits[b, c] = 0
-            if ids[b, c] == 0:
+            if ids[b, c] == 0 or weights[b, c] == 0:
                 continue
             row = table[ids[b, c]]
-            logit = bias[ids[b, c]]
+            logit = bias[ids[b, c]] if len(bias) else queries.dtype.type(0)
             for d in range(row.shape[0]):
                 logit += query[d] * row[d]
-            is_target = c < num_targets
-            weight = weights[0] if is_target else weights[1]
+            to_logits[b, c] = logit
+        for c in range(num_candidates):
+            weight = weights[b, c] if ids[b, c] != 0 else weights.dtype.type(0)
+            is_target, logit = c < num_targets, to_logits[b, c]
             signed = -logit if is_target else logit  # the loss is log(1 + exp(signed))
             small = np.exp(-abs(signed))
             loss += weight * (max(signed, np.float32(0)) + np.log1p(small))
             share = weight * (np.float32(1) if signed >= 0 else small) / (np.float32(1) + small)
-            share = -share if is_target else share
-            to_logits[b, c] = share
-            for d in range(row.shape[0]):
-                own[d] += share * row[d]
+            to_logits[b, c] = -share if is_target else share
+        for c in range(num_candidates):
+            share = to_logits[b, c]
+            if share != 0:
+                row = table[ids[b, c]]
+                for d in range(row.shape[0]):
+                    own[d] += share * row[d]
     return loss
 
 
@@ -260,13 +268,16 @@ def candidate_bce(  # type: ignore[no-untyped-def]
 def candidate_bce_backward(  # type: ignore[no-untyped-def]
     scale, to_logits, queries, ids, grad_table, grad_bias
 ):
-    """Add scale times the gradients of the table [V, D] and the bias [V]."""
+    """Add scale times the gradients of the table [V, D] and the bias [V], or of no elements."""
     for b in range(len(ids)):
         query = queries[b]
         for c in range(ids.shape[1]):
             weight = scale * to_logits[b, c]
+            if weight == 0:
+                continue
             row_grad = grad_table[ids[b, c]]
-            grad_bias[ids[b, c]] += weight
+            if len(grad_bias):
+                grad_bias[ids[b, c]] += weight
             for d in range(query.shape[0]):
                 row_grad[d] += weight * query[d]
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,24 +27,15 @@ from ensue.nn.bags import bag_mean, bag_sum
 from ensue.nn.embedding import gather_rows
 from ensue.nn.hashing import start_values
 from ensue.nn.id_table import IdTable
+from ensue.nn.read_rows import Part, ReadRows
 from ensue.nn.row_kernels import note
 from ensue.nn.row_rules import RowRule, update_slabs_
-from ensue.nn.row_sums import group_rows, row_sums
+from ensue.nn.row_sums import group_rows
 from ensue.nn.slabs import Slabs
 from ensue.nn.table_config import Changes, TableConfig
 
 STAMP, COUNT = 0, 1  # columns of what is noted of a row
 MOST = 2**31 - 1  # sights that are counted
-
-
-class Part(NamedTuple):
-    """What a batch sees of a table.
-
-    table: [R, D], its distinct rows, a leaf of the graph in training. codes: the ids as its rows.
-    """
-
-    table: Tensor
-    codes: Tensor
 
 
 class DynamicEmbedding(nn.Module):
@@ -53,6 +44,9 @@ class DynamicEmbedding(nn.Module):
     In training mode, where gradients are taken, new ids get rows; else nothing changes. The module
     has no parameters: a call of `apply_gradients_` behind each backward pass updates the rows that
     were read. Until then they are kept, so there must be one for each batch.
+
+    is_flat: with dim=1, give a number for each id in place of a vector of one.
+    version: another one whenever a row may have changed.
     """
 
     def __init__(
@@ -60,19 +54,21 @@ class DynamicEmbedding(nn.Module):
         dim: int,
         config: TableConfig | None = None,
         *,
+        is_flat: bool = False,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
         super().__init__()
         if dim < 1:
             raise ValueError(f"DynamicEmbedding needs dim >= 1; got {dim}")
-        self.dim = dim
-        self._pending: list[tuple[Tensor, Tensor]] = []
+        self.dim, self.is_flat, self.version = dim, is_flat, 0
         self._begin(config or TableConfig(), dtype, torch.device(device))
 
     def _begin(self, config: TableConfig, dtype: torch.dtype, device: torch.device) -> None:
         """Have no rows but row 0."""
-        self.config, self.step, self.forgotten = config, 0, 0
+        self.config, self.step, self.forgotten, self.unseen = config, 0, 0, 0
+        self.version += 1
+        self._pending = ReadRows()
         bits, width = config.slab_bits, self.dim + config.rule.state_width(self.dim)
         self.table = IdTable(bits=bits, device=device)
         self.values = Slabs(width, bits=bits, dtype=dtype, device=device)
@@ -138,13 +134,31 @@ class DynamicEmbedding(nn.Module):
         What the backward pass leaves in its `grad` is the gradient of these rows.
         """
         distinct, codes = group_rows(ids.reshape(-1))
-        is_training = self.training and torch.is_grad_enabled()
-        rows = self._admit(distinct, codes) if is_training else self.table.find(distinct)
+        rows = self._admit(distinct, codes) if self.is_learning else self.table.find(distinct)
+        return Part(self._take(rows), codes.view(ids.shape))
+
+    def read(self, ids: Tensor) -> Tensor:
+        """Return the rows of distinct ids [N], as `fetch` does, without a sight of them.
+
+        None is admitted or counts as seen: for all items that a query is matched with.
+        """
+        if self.is_learning:
+            self.unseen = self.step + 1
+        return self._take(self.table.find(ids))
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether what is read now gets a gradient, and ids are seen."""
+        return self.training and torch.is_grad_enabled()
+
+    def _take(self, rows: Tensor) -> Tensor:
+        """Return rows [R] as a table; in training it waits for its gradient."""
         table = self.values.take(rows, self.dim)
-        if is_training:
-            table.requires_grad_()
-            self._pending.append((rows, table))
-        return Part(table, codes.view(ids.shape))
+        if self.is_flat:
+            table = table.squeeze(1)
+        if self.is_learning:
+            self._pending.add(rows, table)
+        return table
 
     def admit_(self, ids: Tensor) -> None:
         """Let ids be seen, as in training, without a step: those admitted get rows."""
@@ -177,6 +191,7 @@ class DynamicEmbedding(nn.Module):
 
     def _start(self, rows: Tensor, ids: Tensor) -> None:
         """Write the start values of new rows."""
+        self.version += 1
         self._make_room()
         config, values = self.config, self.values
         block = values.tensors[0].new_full((len(rows), values.width), config.rule.first_state)
@@ -208,28 +223,16 @@ class DynamicEmbedding(nn.Module):
         self.notes.reserve(self.table.num_rows)
 
     def read_rows(self) -> list[Tensor]:
-        """Return the parts with a gradient that the next step is taken along, to clip it.
-
-        A row that was read by two calls counts as two.
-        """
-        parts = []
-        for rows, part in self._pending:
-            if part.grad is not None:
-                part.grad[rows == 0] = 0  # of ids without a row
-                parts.append(part)
-        return parts
+        """Return what has the gradient that the next step is taken along, to clip it."""
+        return self._pending.merge()
 
     @torch.no_grad()
     def apply_gradients_(self, lr: float) -> None:
         """Take one step of the rows read since the last one; from time to time, let rows go."""
         self.step += 1
-        read = [(rows, part.grad) for rows, part in self._pending if part.grad is not None]
-        self._pending = []
-        if read:
-            rows, grad = read[0]
-            if len(read) > 1:
-                all_rows, all_grads = zip(*read, strict=True)
-                rows, grad = row_sums(torch.cat(all_rows), torch.cat(all_grads))
+        self.version += 1
+        if (read := self._pending.take()) is not None:
+            rows, grad = read[0], read[1].reshape(-1, self.dim)
             update_slabs_(self.values, rows, grad, self.config.rule, lr=lr, step=self.step)
         if self.config.expiry.is_on and self.step % self.config.expiry.every == 0:
             self.expire_()
@@ -240,11 +243,8 @@ class DynamicEmbedding(nn.Module):
         rule = self.config.expiry
         gone = []
         for ids, notes in self._by_slab():
-            age, count = self.step - notes[:, STAMP], notes[:, COUNT]
-            is_old = (count < rule.rare_count) & (age > rule.rare_age)
-            if rule.max_age is not None:
-                is_old |= age > rule.max_age
-            gone.append(ids[is_old & (ids != 0)])
+            is_over = rule.is_over(self.step - notes[:, STAMP], notes[:, COUNT])
+            gone.append(ids[is_over & (ids != 0)])
         ids = torch.cat(gone)
         self.delete_(ids)
         if self.sketch is not None:
@@ -253,6 +253,7 @@ class DynamicEmbedding(nn.Module):
 
     def delete_(self, ids: Tensor) -> None:
         """Take their rows from distinct ids, and remember it for `export_changes`."""
+        self.version += 1
         ids = ids[self.table.find(ids) != 0]
         self.table.delete(ids)
         steps = torch.full_like(ids, self.step)
@@ -268,6 +269,8 @@ class DynamicEmbedding(nn.Module):
     def export_changes(self, since: int = 0) -> Changes:
         """Return what changed after the step `since`, or with 0 all; call it between two steps.
 
+        All rows count as changed by a step in which ids were read without a sight of them.
+
         Raises:
             ValueError: the deletions since then were forgotten.
         """
@@ -278,7 +281,7 @@ class DynamicEmbedding(nn.Module):
             )
         found = [torch.zeros(0, dtype=torch.int64, device=self.device)]
         for number, (ids, notes) in enumerate(self._by_slab()):
-            is_changed = (ids != 0) & (notes[:, STAMP] > since)
+            is_changed = (ids != 0) & ((notes[:, STAMP] > since) | (self.unseen > since))
             found.append(is_changed.nonzero().squeeze(1) + (number << self.values.bits))
         rows = torch.cat(found)
         ids = self.table.ids.take(rows).squeeze(1)
@@ -330,7 +333,7 @@ class DynamicEmbedding(nn.Module):
         settings = json.dumps({"dim": self.dim, **self.config.model_dump()}).encode()
         state = {
             "settings": torch.frombuffer(bytearray(settings), dtype=torch.uint8),
-            "counters": torch.tensor([self.step, self.forgotten]),
+            "counters": torch.tensor([self.step, self.forgotten, self.unseen]),
             "deleted": self.deleted,
             **self.table.state(),
         }
@@ -373,7 +376,8 @@ class DynamicEmbedding(nn.Module):
             )
             return
         self._begin(TableConfig(**settings), self.values.dtype, self.device)
-        self.step, self.forgotten = own["counters"].tolist()
+        self.step, self.forgotten, *later = own["counters"].tolist()
+        self.unseen = later[0] if later else 0  # of a table that was stored without
         self.deleted = own["deleted"].to(self.device, copy=True)
         self.table.load({name: own[name] for name in own if name == "free" or "ids." in name})
         for kind, slabs in (("values", self.values), ("notes", self.notes)):
@@ -381,7 +385,6 @@ class DynamicEmbedding(nn.Module):
             slabs.load([own[f"{kind}.{number}"] for number in range(count)])
         if self.sketch is not None:
             self.sketch.counts.copy_(own["sketch"])
-        self._pending = []
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> DynamicEmbedding:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -391,5 +394,6 @@ class DynamicEmbedding(nn.Module):
         self.deleted = self.deleted.to(self.device)
         if self.sketch is not None:
             self.sketch.counts = self.sketch.counts.to(self.device)
-        self._pending = []
+        self._pending = ReadRows()
+        self.version += 1
         return self

@@ -36,6 +36,11 @@ class Expiry(Config):
         """Whether rows can go at all."""
         return self.max_age is not None or self.rare_count > 0
 
+    def is_over(self, ages: Tensor, counts: Tensor) -> Tensor:
+        """Return which rows [R] go, by the steps since they were seen and how often they were."""
+        is_over = (counts < self.rare_count) & (ages > self.rare_age)
+        return is_over if self.max_age is None else is_over | (ages > self.max_age)
+
 
 class TableConfig(Config):
     """How a table grows, shrinks and is trained.

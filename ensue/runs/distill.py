@@ -250,6 +250,11 @@ def _check_student(
 ) -> None:
     """Raise a UsageError for a student that the method cannot train, or that cannot start so."""
     config, _ = resolve_settings(name, settings)
+    if getattr(config, "growth", None) is not None:
+        raise UsageError(
+            "a student has static tables, which its teacher's answers are matched with; got growth."
+            " Leave it out (growth=null)."
+        )
     num_targets = getattr(config, "num_targets", 1)
     if method != "rd" and num_targets != 1:
         raise UsageError(

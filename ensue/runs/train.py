@@ -7,20 +7,24 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from ensue.config import Config, ConfigT, make_config
 from ensue.data.context import ContextSchema
 from ensue.data.dataset import Dataset
 from ensue.data.feature_schema import EMPTY, FeatureSchema, select_columns
+from ensue.data.ranking.value_ids import value_ids
 from ensue.errors import ConfigError, DataError, UsageError, did_you_mean
 from ensue.evaluation.evaluator import evaluate
 from ensue.evaluation.metrics import FORMULAS
-from ensue.models.base import FittedModel, Model
+from ensue.models.base import FittedModel, ItemsConfig, Model
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.retrieval.two_tower_config import TowerConfig
 from ensue.models.sequence import ContextConfig
 from ensue.models.table import build_model, get_method, get_preset
+from ensue.nn.growing_items import count_numbers, name_items_
 from ensue.runs.environment import describe_making
 from ensue.runs.output import open_training
 from ensue.runs.run import Run, save_run
@@ -108,8 +112,8 @@ def train_with(
     chosen = {
         "model": model,
         "fit": fit,
-        "config": config.model_dump(),
-        "training": training.model_dump() if training else None,
+        "config": config.model_dump(mode="json"),
+        "training": training.model_dump(mode="json") if training else None,
         **(extra or {}),
     }
     identity = {**chosen, "dataset": dataset.info.hash}
@@ -126,7 +130,7 @@ def train_with(
         "preset": preset,
         "dataset": _describe_dataset(dataset),
         "seed": training.seed if training else None,
-        "num_parameters": sum(tensor.numel() for tensor in trained.state_dict().values()),
+        "num_parameters": count_numbers(trained),
         **describe_making(started),
         **facts,
         **(examine(trained) if examine else {}),
@@ -245,9 +249,17 @@ def _model_maker(name: str, config: Config, dataset: Dataset) -> Callable[[], Mo
         )
         if isinstance(model, TwoTower):
             model.fill_features_(items, users)
+        if isinstance(config, ItemsConfig) and config.growth is not None:
+            name_items_(model, item_ids(dataset))
         return model
 
     return make
+
+
+def item_ids(dataset: Dataset) -> Tensor:
+    """Return the 64-bit ids of items [I + 1], from their raw ids alone; 0 is padding."""
+    ids = value_ids("item", dataset.item_ids.raw)
+    return torch.from_numpy(np.concatenate([np.zeros(1, dtype=np.int64), ids]))
 
 
 def _make_validate(dataset: Dataset, fit: Fit) -> Validate | None:

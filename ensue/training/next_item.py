@@ -24,6 +24,7 @@ from ensue.losses.gbce import gbce_beta, gbce_loss
 from ensue.losses.sampled_softmax import sampled_softmax_loss
 from ensue.models.sequence import SequenceModel
 from ensue.nn.embedding import dot_rows, gather_rows
+from ensue.nn.growing_items import see_items_
 from ensue.training.objective import Batch, QueryObjective
 
 
@@ -85,6 +86,9 @@ class NextItemObjective(QueryObjective):
     def queries(self, model: Any, batch: Batch) -> Tensor:
         """Return the queries of the real positions [S, D]."""
         items, targets, _, _, *context = batch
+        see_items_(model, items[:, 0], targets)  # each event once
+        if self._config.loss == "softmax":
+            model.item_table()  # now, so that a growing one is read once, for the events as well
         positions = targets.flatten().nonzero().squeeze(1)
         queries: Tensor = model.encode(items, *context).flatten(0, 1).index_select(0, positions)
         return queries
@@ -94,10 +98,8 @@ class NextItemObjective(QueryObjective):
         targets, negatives = batch[1].flatten(), batch[2]
         targets = targets[targets.nonzero().squeeze(1)]
         if self._config.loss == "softmax":
-            total = full_softmax_loss(
-                queries, model.output_embedding, targets, bias=model.output_bias
-            )
-            return total / len(targets)
+            table, bias = model.item_table()
+            return full_softmax_loss(queries, table, targets, bias=bias) / len(targets)
         if self._config.loss == "sampled_softmax":
             return self._sampled_softmax(model, queries, targets, negatives).mean()
         candidates = torch.cat([targets[:, None], negatives], dim=1)

@@ -24,6 +24,7 @@ from ensue.models.retrieval.deep_retrieval import DeepRetrieval
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.caser import Caser
+from ensue.nn.growing_items import see_items_
 from ensue.training.next_item import NextItemObjective
 from ensue.training.objective import Batch, ExampleObjective, Objective, QueryObjective
 from ensue.training.paths import PathObjective
@@ -61,7 +62,8 @@ class WindowObjective(ExampleObjective, QueryObjective):
 
     def queries(self, model: Any, batch: Batch) -> Tensor:
         """Return the queries [B, D]."""
-        users, windows, *_ = batch
+        users, windows, candidates, _ = batch
+        see_items_(model, windows, candidates[:, : self._num_targets])
         queries: Tensor = model(users, windows)
         return queries
 

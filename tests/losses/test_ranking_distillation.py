@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from ensue.losses.ranking_distillation import (
     discrepancy_weights,
+    distillation_of_items,
     estimated_ranks,
     geometric_weights,
     hybrid_weights,
@@ -153,3 +156,34 @@ def test_bad_arguments() -> None:
         geometric_weights(3, 1.0)
     with pytest.raises(ValueError, match=r"got \(2, 3\) and \(4,\)"):
         ranking_distillation_loss(torch.zeros(2, 3), torch.ones(4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # compiled, and not
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_items_of_a_table_by_hand(dtype: torch.dtype, has_bias: bool) -> None:
+    """Logits 0.5 and -1, then 2 and padding; gradients weight * (sigmoid - 1) / 2 queries."""
+    table = torch.tensor([[9.0], [1.0], [-2.0], [4.0]], dtype=dtype, requires_grad=True)
+    queries = torch.tensor([[0.5], [0.5]], dtype=dtype, requires_grad=True)
+    bias = torch.tensor([7.0, 0.0, 0.0, 0.0], dtype=dtype, requires_grad=True)
+    items = torch.tensor([[1, 2], [3, 0]])
+    weights = torch.tensor([[0.25, 0.0], [0.5, 3.0]], dtype=torch.float64)
+    loss = distillation_of_items(queries, table, bias if has_bias else None, items, weights)
+    expected = 0.25 * math.log1p(math.exp(-0.5)) + 0.5 * math.log1p(math.exp(-2))
+    assert loss.item() == pytest.approx(expected / 2, rel=1e-6)
+    (3 * loss).backward()
+    first, second = (-3 / 2 * w / (1 + math.exp(z)) for w, z in ((0.25, 0.5), (0.5, 2.0)))
+    to_table = torch.tensor([[0.0], [first * 0.5], [0.0], [second * 0.5]], dtype=dtype)
+    torch.testing.assert_close(table.grad, to_table)
+    to_queries = torch.tensor([[first * 1.0], [second * 4.0]], dtype=dtype)
+    torch.testing.assert_close(queries.grad, to_queries)
+    if has_bias:
+        torch.testing.assert_close(bias.grad, torch.tensor([0, first, 0, second], dtype=dtype))
+
+
+def test_weights_by_position_are_those_of_every_query() -> None:
+    table = torch.randn(9, 3, requires_grad=True)
+    queries, items = torch.randn(4, 3), torch.randint(1, 9, (4, 5))
+    weights = position_weights(5, scale=2.0)
+    loss = distillation_of_items(queries, table, None, items, weights)
+    expected = ranking_distillation_loss((queries[:, None] * table[items]).sum(dim=2), weights)
+    assert loss.item() == pytest.approx(expected.mean().item(), rel=1e-5)

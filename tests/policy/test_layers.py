@@ -32,7 +32,8 @@ SURFACE = "ensue/__init__.py"  # names public things of every layer, and imports
 
 
 def layer_of_file(path: str) -> str:
-    return path.split("/")[1].removesuffix(".py")
+    name = path.split("/")[1].removesuffix(".py")
+    return "cli" if name == "__main__" else name  # the command line as a module
 
 
 def backward_imports(path: str, tree: ast.AST) -> list[str]:

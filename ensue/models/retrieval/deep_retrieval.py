@@ -72,6 +72,8 @@ class DeepRetrievalConfig(AssignmentConfig, GRU4RecConfig):
 
     @model_validator(mode="after")
     def _enough_paths(self) -> DeepRetrievalConfig:
+        if self.growth is not None:
+            raise ValueError("assigns paths to the items of a static table; leave out growth")
         if not self.num_paths <= self.width**self.depth <= MAX_PATHS:
             raise ValueError(
                 f"width ** depth must be at least num_paths and at most 2 ** 62; got width="

@@ -11,22 +11,22 @@ Shapes: B batch, L window length, D width, C candidates, I items, U users. Item 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from ensue.config import Config
 from ensue.data.histories import HistoryBatch
-from ensue.models.base import Model
+from ensue.models.base import ItemsConfig, Model
 from ensue.nn.activations import ACTIVATIONS, Activation
 from ensue.nn.convolutions import WindowConvolutions
 from ensue.nn.dropout import Dropout
 from ensue.nn.embedding import dot_rows, gather_rows
+from ensue.nn.growing_items import GrowingItems, all_rows
 
 
-class CaserConfig(Config):
+class CaserConfig(ItemsConfig):
     """Settings of Caser; the defaults are the authors' PyTorch program.
 
     window: L, how many last items are read. num_targets: T, items after the window to predict.
@@ -60,7 +60,13 @@ class Caser(Model):
         dim = config.dim
         self.max_len = config.window
         self.user_embedding = nn.Parameter(torch.randn(num_users, dim) / dim)
-        self.item_embedding = nn.Parameter(_zero_padding(torch.randn(num_items + 1, dim) / dim))
+        self.item_embedding: Any
+        self.output_embedding: Any
+        self.output_bias: Any
+        if config.growth is not None:
+            self.item_embedding = GrowingItems(num_items, dim, config.growth, std=1 / dim)
+        else:
+            self.item_embedding = nn.Parameter(_zero_padding(torch.randn(num_items + 1, dim) / dim))
         self.convolutions = WindowConvolutions(
             config.window,
             dim,
@@ -72,10 +78,16 @@ class Caser(Model):
         self.dropout = Dropout(config.dropout)
         self.hidden = nn.Linear(self.convolutions.num_features, dim)
         self.hidden_activation = ACTIVATIONS[config.hidden_activation]
-        self.output_embedding = nn.Parameter(
-            _zero_padding(torch.randn(num_items + 1, 2 * dim) / (2 * dim))
-        )
-        self.output_bias = nn.Parameter(torch.zeros(num_items + 1))
+        if config.growth is not None:
+            self.output_embedding = GrowingItems(
+                num_items, 2 * dim, config.growth, std=1 / (2 * dim), place=1
+            )
+            self.output_bias = GrowingItems(num_items, None, config.growth, std=0.0)
+        else:
+            self.output_embedding = nn.Parameter(
+                _zero_padding(torch.randn(num_items + 1, 2 * dim) / (2 * dim))
+            )
+            self.output_bias = nn.Parameter(torch.zeros(num_items + 1))
 
     def forward(self, users: Tensor, windows: Tensor) -> Tensor:
         """Encode users [B] (0 unknown) and windows [B, L] as queries [z ; P_u] [B, 2 D]."""
@@ -96,11 +108,12 @@ class Caser(Model):
 
     def item_table(self) -> tuple[Tensor, Tensor]:
         """Return what queries are matched with: vectors [I + 1, 2 D] and biases [I + 1]."""
-        return self.output_embedding, self.output_bias
+        return all_rows(self.output_embedding), all_rows(self.output_bias)
 
     def match(self, queries: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the scores [B, I + 1] of all items for queries [B, 2 D]; fills `out`, if given."""
-        return torch.addmm(self.output_bias, queries, self.output_embedding.T, out=out)
+        table, bias = self.item_table()
+        return torch.addmm(bias, queries, table.T, out=out)
 
     def _sequence_vector(self, windows: Tensor) -> Tensor:
         """z of Eq. 10 [B, D]; zero when neither convolution is used."""

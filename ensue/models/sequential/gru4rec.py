@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ensue.models.sequence import SequenceConfig, SequenceModel
 from ensue.nn.dropout import Dropout
 from ensue.nn.embedding import gather_rows
+from ensue.nn.growing_items import GrowingItems
 
 
 class GRU4RecConfig(SequenceConfig):
@@ -41,8 +42,11 @@ class GRU4Rec(SequenceModel):
     def __init__(self, config: GRU4RecConfig, *, num_users: int, num_items: int) -> None:
         super().__init__(config, num_users=num_users, num_items=num_items)
         dim, hidden_dim = config.dim, config.hidden_dim or config.dim
-        self.item_embedding = nn.Parameter(torch.randn(num_items + 1, dim) / dim**0.5)
-        self.item_embedding.data[0] = 0
+        if config.growth is not None:
+            self.item_embedding = GrowingItems(num_items, dim, config.growth, std=dim**-0.5)
+        else:
+            self.item_embedding = nn.Parameter(torch.randn(num_items + 1, dim) / dim**0.5)
+            self.item_embedding.data[0] = 0
         self.dropout = Dropout(config.dropout)
         self.gru = nn.GRU(
             dim,
@@ -60,7 +64,7 @@ class GRU4Rec(SequenceModel):
 
     def start(self) -> Tensor:
         """Return the hidden vectors [layers, 1, G] of a history without events: zero."""
-        return self.item_embedding.new_zeros(self.gru.num_layers, 1, self.gru.hidden_size)
+        return self.log_popularity.new_zeros(self.gru.num_layers, 1, self.gru.hidden_size)
 
     def advance(self, state: Tensor, item: int) -> tuple[Tensor, Tensor]:
         """Return the query [D] behind the next event, and the hidden vectors that have read it."""

@@ -16,7 +16,7 @@ Item 0 is padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -29,6 +29,7 @@ from ensue.nn.context import ContextFeatures
 from ensue.nn.dropout import Dropout
 from ensue.nn.embedding import gather_rows
 from ensue.nn.gates import SigmoidGates
+from ensue.nn.growing_items import GrowingItems
 from ensue.nn.ranges import (
     AttentionRange,
     ConvolutionRange,
@@ -36,6 +37,7 @@ from ensue.nn.ranges import (
     RecurrentRange,
     TinyRange,
 )
+from ensue.nn.table_config import TableConfig
 
 PART_NAMES = {"t": "tiny", "s": "short", "l": "long"}
 State = tuple[Tensor, ...]  # what each encoder keeps of the past
@@ -120,9 +122,14 @@ class M3(SequenceModel):
             ContextFeatures([column.num_values for column in side], dim=config.context_dim)
             for side in (self.context.event, self.context.request)
         )
-        self.item_embedding = _table(num_items, dim)
-        self.own_output = _table(num_items, dim) if config.output == "own" else None
-        self.item_bias = nn.Parameter(torch.zeros(num_items + 1))
+        self.item_embedding = _table(num_items, dim, config.growth)
+        is_tied = config.output == "tied"
+        self.own_output = None if is_tied else _table(num_items, dim, config.growth, place=1)
+        self.item_bias: Any
+        if config.growth is not None:
+            self.item_bias = GrowingItems(num_items, None, config.growth, std=0.0)
+        else:
+            self.item_bias = nn.Parameter(torch.zeros(num_items + 1))
         num_event, num_request = self.event_features.width, self.request_features.width
         self.input = nn.Linear(dim + num_event, dim)
         encoders = nn.ModuleList([_encoder(part, config) for part in config.parts])
@@ -151,12 +158,12 @@ class M3(SequenceModel):
         nn.init.zeros_(self.output.bias)
 
     @property
-    def output_embedding(self) -> nn.Parameter:
+    def output_embedding(self) -> Any:
         """The table [I + 1, D] that queries are matched with."""
         return self.item_embedding if self.own_output is None else self.own_output
 
     @property
-    def output_bias(self) -> nn.Parameter:
+    def output_bias(self) -> Any:
         """The bias [I + 1] of the items' scores."""
         return self.item_bias
 
@@ -289,8 +296,10 @@ def _beside(vectors: Tensor, features: Tensor) -> Tensor:
     return torch.cat([vectors, features], dim=-1) if features.shape[-1] else vectors
 
 
-def _table(num_items: int, dim: int) -> nn.Parameter:
+def _table(num_items: int, dim: int, growth: TableConfig | None, *, place: int = 0) -> Any:
     """Return a new table of item vectors of length about 1; the one of padding is zero."""
+    if growth is not None:
+        return GrowingItems(num_items, dim, growth, std=dim**-0.5, place=place)
     table = torch.randn(num_items + 1, dim) / dim**0.5
     table[0] = 0
     return nn.Parameter(table)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ensue.models.sequence import SequenceConfig, SequenceModel
 from ensue.nn.dropout import Dropout
 from ensue.nn.embedding import gather_rows
+from ensue.nn.growing_items import GrowingItems
 from ensue.nn.transformer import CausalTransformer, KeyValues
 
 
@@ -63,7 +64,11 @@ class SASRec(SequenceModel):
         super().__init__(config, num_users=num_users, num_items=num_items)
         dim = config.dim
         self.max_len = config.max_len
-        self.item_embedding = nn.Parameter(torch.randn(num_items + 1, dim) * INIT_STD)
+        if config.growth is not None:
+            self.item_embedding = GrowingItems(num_items, dim, config.growth, std=INIT_STD)
+        else:
+            self.item_embedding = nn.Parameter(torch.randn(num_items + 1, dim) * INIT_STD)
+            self.item_embedding.data[0] = 0
         if config.positions == "learned":
             self.position_embedding = nn.Parameter(torch.randn(config.max_len, dim) * INIT_STD)
         self.dropout = Dropout(config.dropout)
@@ -75,7 +80,12 @@ class SASRec(SequenceModel):
             dropout=config.dropout,
             rotary=config.positions == "rotary",
         )
-        self.item_embedding.data[0] = 0
+
+    @property
+    def scored_tokens(self) -> int:
+        """Fewer on a CPU: what a block makes of them then stays in its cache."""
+        is_on_cpu = self.item_embedding.device.type == "cpu"
+        return super().scored_tokens // 4 if is_on_cpu else super().scored_tokens
 
     def encode(self, items: Tensor) -> Tensor:
         """Return the query behind every event [B, T, D] of items [B, T], T <= max_len."""

@@ -28,6 +28,7 @@ from ensue.losses.distillation import (
 from ensue.losses.expected_logits import Fill
 from ensue.losses.soft_targets import TopKTarget
 from ensue.models.base import Model
+from ensue.nn.growing_items import all_rows
 from ensue.training.distillation.catalog_targets import (
     MeanTargets,
     compact_label,
@@ -130,7 +131,8 @@ class KnowledgeTerm:
                 cache, histories, num_items=self._num_items, temperature=config.temperature
             )
         if method in ("kd-sim", "kd-pt+sim"):
-            self._rows = unit_rows(teacher.output_embedding, center_rows=config.center_rows)
+            table: Any = teacher.output_embedding
+            self._rows = unit_rows(all_rows(table), center_rows=config.center_rows)
         # label; and p_t, or a compact target, or the teacher's queries
         self.num_tensors = 1
         if method in NEED_RANKING:
@@ -248,8 +250,8 @@ class KnowledgeTerm:
             bias, popularity = teacher.output_bias, getattr(teacher, "log_popularity", None)
             return fill_teacher(
                 rest[0],
-                teacher.output_embedding.detach().to(device),
-                None if bias is None else bias.detach().to(device),
+                all_rows(teacher.output_embedding).detach().to(device),
+                None if bias is None else all_rows(bias).detach().to(device),
                 without_events=None if popularity is None else popularity.to(device),
                 temperature=config.temperature,
             )

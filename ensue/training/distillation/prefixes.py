@@ -20,7 +20,7 @@ from torch import Tensor
 from ensue.data.context import take_rows
 from ensue.data.histories import Histories, HistoryBatch
 from ensue.models.base import Model
-from ensue.models.sequence import SCORED_TOKENS, SequenceModel
+from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.caser import Caser
 
 SCORE_BYTES = 16 << 20  # of scores made at a time
@@ -54,7 +54,7 @@ def answer_all(model: Model, histories: Histories) -> Iterator[Answers]:
 
 def _answer_sequences(model: SequenceModel, histories: Histories, size: int) -> Iterator[Answers]:
     """Yield the answers of a model that has a query behind every event."""
-    buffer = model.output_embedding.new_empty(size, model.num_items + 1)
+    buffer = model.log_popularity.new_empty(size, model.num_items + 1)
     known = np.flatnonzero(histories.lengths > 0)
     for first in range(0, len(known), size):
         users = known[first : first + size]
@@ -75,13 +75,13 @@ def query_all(
 
     The query of a first interaction is a history without events, which has no vector.
     """
-    device = model.output_embedding.device
+    device = model.log_popularity.device
     stretches = _stretches(histories, model.max_len)
     stretches = stretches.take(np.argsort(-stretches.lengths, kind="stable"))
     first = 0
     while first < len(stretches.users):
         longest = int(stretches.lengths[first])
-        part = stretches.take(np.arange(first, first + max(1, SCORED_TOKENS // longest)))
+        part = stretches.take(np.arange(first, first + max(1, model.scored_tokens // longest)))
         positions = np.arange(longest)
         is_read = positions < part.lengths[:, None]
         events = np.where(is_read, part.starts[:, None] + positions, 0)

@@ -5,7 +5,7 @@ Departures: the probes are drawn without replacement, as in the paper, once for 
 batch instead of for each, so that their scores are one matrix product; those that the user has in
 training are left out query by query. Ranks are estimated without gradient, with dropout as in the
 student's forward pass.
-Shapes: S queries of V users, K teacher items, E probes.
+Shapes: S queries of G users, K teacher items, E probes.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from ensue.config import Config
 from ensue.data.histories import Histories
 from ensue.losses.ranking_distillation import (
     discrepancy_weights,
+    distillation_of_items,
     estimated_ranks,
     geometric_weights,
     hybrid_weights,
     position_weights,
-    ranking_distillation_loss,
     reciprocal_weights,
     uniform_weights,
 )
+from ensue.nn import rank_kernels
+from ensue.nn.cpu_kernels import arrays, can_run
 from ensue.nn.embedding import dot_rows, gather_rows
 from ensue.training.distillation.teachers import TeacherCache
 from ensue.training.objective import Batch, QueryObjective
@@ -98,7 +100,8 @@ class RankingTerm:
         histories: Histories,
         num_items: int,
     ) -> None:
-        self._config, self._cache, self._num_items = config, cache, num_items
+        self._config, self._num_items = config, num_items
+        self._items = np.asarray(cache.items)  # rows of a memory map itself are found slower
         self._ends = histories.ends
         self._offsets, self._own = histories.distinct_items(num_items)
         self._static = _static_weights(config, cache.items.shape[1])
@@ -106,13 +109,13 @@ class RankingTerm:
     def tensors(
         self, rows: NDArray[np.int64], epoch: int, generator: torch.Generator
     ) -> list[Tensor]:
-        """Return teacher items [S, K], probes [E], users [S], what they have [V, E], counts [S].
+        """Return teacher items [S, K], probes [E], users [S], what they have [G, E], counts [S].
 
-        Users are numbered 0..V - 1 within the batch; what they have is which of the probes. The
+        Users are numbered 0..G - 1 within the batch; what they have is which of the probes. The
         counts are of the items that each query's user does not have in training. Without weights
         that depend on ranks the last four are empty.
         """
-        items = torch.from_numpy(self._cache.items[rows].astype(np.int64))
+        items = torch.from_numpy(self._items[rows].astype(np.int64))
         nothing = torch.zeros(0, dtype=torch.long)
         if not self._is_dynamic or epoch <= self._config.burn_in or self._config.scales[1] == 0:
             return [items, nothing, nothing, nothing, nothing]
@@ -121,18 +124,20 @@ class RankingTerm:
         else:
             order = torch.randperm(self._num_items, generator=generator).numpy()
             probes = order[: self._config.num_probes] + 1
-        users, owner = np.unique(
-            np.searchsorted(self._ends, rows, side="right"), return_inverse=True
-        )
-        place = np.full(self._num_items + 1, len(probes))  # one column more, for other items
-        place[probes] = np.arange(len(probes))
+        users, owner = self._users(rows)
+        place = np.full(self._num_items + 1, -1, dtype=np.int32)
+        place[probes] = np.arange(len(probes), dtype=np.int32)
+        has = np.zeros((len(users), len(probes)), dtype=bool)
+        rank_kernels.mark_owned(self._offsets, self._own, users, place, has)
         lengths = self._offsets[users + 1] - self._offsets[users]
-        starts = np.cumsum(lengths) - lengths
-        entries = np.arange(lengths.sum()) + np.repeat(self._offsets[users] - starts, lengths)
-        has = np.zeros((len(users), len(probes) + 1), dtype=bool)
-        has[np.repeat(np.arange(len(users)), lengths), place[self._own[entries]]] = True
-        arrays = probes, owner, has[:, :-1], (self._num_items - lengths)[owner]
-        return [items, *(torch.from_numpy(array) for array in arrays)]
+        found = probes, owner, has, (self._num_items - lengths)[owner]
+        return [items, *(torch.from_numpy(array) for array in found)]
+
+    def _users(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the users of rows [S] in order, each once [G], and which is that of a row [S]."""
+        users, owner = np.empty((2, len(rows)), dtype=np.int64)
+        count = rank_kernels.group_rows(np.argsort(rows), rows, self._ends, users, owner)
+        return users[:count], owner
 
     @property
     def _is_dynamic(self) -> bool:
@@ -154,67 +159,95 @@ class RankingTerm:
             return own if own_scale == 1 else own_scale * own
         with torch.autocast(queries.device.type, enabled=False):
             queries = queries.to(model.output_embedding.dtype)
-            logits = dot_rows(queries, model.output_embedding, items)
-            if model.output_bias is not None:
-                logits = logits + gather_rows(model.output_bias, items)
             weights = self._static.to(items.device)
             if len(probes):
-                ranks = self._ranks(
-                    model, queries.detach(), items, logits, probes, (owner, has), num_others
-                )
+                ranks = self._ranks(model, queries, items, probes, (owner, has), num_others)
                 dynamic = discrepancy_weights(ranks, self._config.discrepancy_scale)
                 if self._config.weighting == "discrepancy":
                     weights = torch.ones_like(weights)
                 weights = hybrid_weights(weights, dynamic, normalize=self._config.normalize)
-            weights = weights * (items > 0)  # where the teacher has no more items
-            distilled = ranking_distillation_loss(logits, weights).mean()
+            distilled = distillation_of_items(
+                queries, model.output_embedding, model.output_bias, items, weights
+            )
         return own_scale * own + scale * distilled
 
-    @torch.no_grad()
     def _ranks(
         self,
         model: Any,
         queries: Tensor,
         items: Tensor,
-        logits: Tensor,
         probes: Tensor,
         owned: tuple[Tensor, Tensor],
         num_others: Tensor,
     ) -> Tensor:
         """Return the student's ranks of the teacher's items [S, K], 1 is best."""
         owner, has = owned
-        table, bias = model.output_embedding[probes], model.output_bias
-        column = items.new_full((self._num_items + 1,), -1)  # of an item among the probes
-        column[probes] = torch.arange(len(probes), device=items.device)
-        above = torch.empty(items.shape, dtype=torch.long, device=items.device)
-        size = max(1, MAX_SCORES // len(probes))
-        for first in range(0, len(queries), size):
-            rows = slice(first, min(first + size, len(queries)))
-            scores = queries[rows] @ table.T
-            if bias is not None:
-                scores += bias[probes]
-            # By rounding, another product may give an item's score as a little below itself.
-            own_column = column[items[rows]]
-            own = scores.gather(1, own_column.clamp(min=0))
-            own = torch.where(own_column >= 0, own, logits[rows])
-            scores.masked_fill_(has[owner[rows]], -torch.inf)
-            above[rows] = _count_above(scores, own)
+        table, bias = model.output_embedding, model.output_bias
+        count = _compiled_above if can_run(queries, table) else _above
+        with torch.no_grad():
+            drawn = table.index_select(0, probes)
+            above = torch.empty(items.shape, dtype=torch.long, device=items.device)
+            num_left = torch.empty(len(items), dtype=torch.long, device=items.device)
+            size = max(1, MAX_SCORES // len(probes))
+            for first in range(0, len(queries), size):
+                part = slice(first, min(first + size, len(queries)))
+                scores = queries[part] @ drawn.T
+                above[part], num_left[part] = count(
+                    scores, probes, has, owner[part], queries[part], table, bias, items[part]
+                )
         if self._config.ranks == "exact":
             return above.double() + 1
-        num_own = has.sum(dim=1)[owner]
-        return estimated_ranks(
-            above,
-            num_probes=(len(probes) - num_own)[:, None],
-            num_others=num_others[:, None],
-        )
+        return estimated_ranks(above, num_probes=num_left[:, None], num_others=num_others[:, None])
 
 
-def _count_above(scores: Tensor, values: Tensor) -> Tensor:
-    """Return how many of scores [S, E] are above each of values [S, K] of their row [S, K]."""
-    is_above, ones = torch.empty_like(scores), scores.new_ones(scores.shape[1])
+def _above(
+    scores: Tensor,
+    probes: Tensor,
+    has: Tensor,
+    owner: Tensor,
+    queries: Tensor,
+    table: Tensor,
+    bias: Tensor | None,
+    items: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return how many probes are above each item [S, K], but those that the user has, of how many.
+
+    Args:
+        scores: [S, E], the products of queries and probes; changed.
+        has: [G, E], and owner [S], the row there of each query.
+    """
+    logits = dot_rows(queries, table, items)
+    if bias is not None:
+        scores += bias[probes]
+        logits = logits + gather_rows(bias, items)
+    place = items.new_full((len(table),), -1)  # of an item among the probes
+    place[probes] = torch.arange(len(probes), device=items.device)
+    # By rounding, another product may give an item's score as a little below itself.
+    own = place[items]
+    logits = torch.where(own >= 0, scores.gather(1, own.clamp(min=0)), logits)
+    scores.masked_fill_(has[owner], -torch.inf)
+    is_above, ones = torch.empty_like(scores), scores.new_ones(len(probes))
     # A product with ones adds 0s and 1s, exactly up to 2^24, in half the time of sums.
-    counts = [torch.gt(scores, value[:, None], out=is_above) @ ones for value in values.T]
-    return torch.stack(counts, dim=1).long()
+    counts = [torch.gt(scores, value[:, None], out=is_above) @ ones for value in logits.T]
+    return torch.stack(counts, dim=1).long(), len(probes) - has.sum(dim=1)[owner]
+
+
+def _compiled_above(
+    scores: Tensor,
+    probes: Tensor,
+    has: Tensor,
+    owner: Tensor,
+    queries: Tensor,
+    table: Tensor,
+    bias: Tensor | None,
+    items: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return the same, in one pass over the scores."""
+    above, num_left = items.new_empty(items.shape), items.new_empty(len(items))
+    own_bias = scores.new_empty(0) if bias is None else bias
+    tensors = scores, probes, has, owner, queries, table, own_bias, items, above, num_left
+    rank_kernels.count_above(*arrays(*tensors))
+    return above, num_left
 
 
 def _static_weights(config: RankingDistillationConfig, num_items: int) -> Tensor:

@@ -24,12 +24,17 @@ def check_start(student: type[Model], dim: int, teacher: Model) -> None:
     """Check that a student of a family and a width can begin with a teacher's tables.
 
     Raises:
-        UsageError: it is of another family, or wider.
+        UsageError: it is of another family, or wider; or the teacher's tables grow.
     """
     if student is not type(teacher):
         raise UsageError(
             "a student that starts with its teacher's tables is of the teacher's family, "
             f"{type(teacher).__name__}; got {student.__name__}. Use start=random."
+        )
+    if teacher.config.growth is not None:
+        raise UsageError(
+            "a student that starts with its teacher's tables needs static ones; those of the "
+            "teacher grow (growth). Use start=random."
         )
     if dim > teacher.config.dim:
         raise UsageError(

@@ -222,13 +222,18 @@ class _Writer:
         self._arrays[name][rows] = array
 
 
+def _is_finite(scores: Tensor) -> bool:
+    """Return whether no score is NaN or infinite; their sum tells it in one pass, nearly always."""
+    return bool(scores.sum().isfinite()) or bool(scores.isfinite().all())
+
+
 def _build(writer: _Writer, model: Model, histories: Histories, rule: _Rule) -> None:
     """Write the answers to all queries."""
     model.eval()
     total = int(histories.lengths.sum())
     with torch.inference_mode(), track("teacher", total, unit="queries") as advance:
         for answers in answer_all(model, histories):
-            if not bool(answers.scores[:, 1:].isfinite().all()):
+            if not _is_finite(answers.scores[:, 1:]):
                 raise RunError(
                     f"a teacher's scores must be finite; {type(model).__name__} gave NaN or "
                     "infinity. Train it again, with a lower learning rate if its loss grew."

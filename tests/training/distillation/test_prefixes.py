@@ -74,7 +74,7 @@ def test_each_interaction_is_answered_once_as_the_model_scores_it(
 ) -> None:
     if is_cut:  # two rows of scores, and one or two histories, at a time
         monkeypatch.setattr(prefixes, "SCORE_BYTES", 2 * 4 * (NUM_ITEMS + 1))
-        monkeypatch.setattr(prefixes, "SCORED_TOKENS", 20)
+        monkeypatch.setattr("ensue.models.sequence.SCORED_TOKENS", 20)
     log = make_log()
     model = make_model(name, log)
     found = answer_rows(model, log if name == "m3-context" else without_context(log))

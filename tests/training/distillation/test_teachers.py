@@ -225,6 +225,20 @@ def test_a_teacher_that_fell_apart_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("biases", [[torch.inf], [-torch.inf], [torch.inf, -torch.inf]])
+def test_infinite_scores_are_refused(tmp_path: Path, biases: list[float]) -> None:
+    model: Any = make_model("caser", LOG)
+    model.output_bias[5 : 5 + len(biases)] = torch.tensor(biases)
+    with pytest.raises(RunError, match="Caser gave NaN or infinity"):
+        build(tmp_path, model)
+
+
+def test_scores_whose_sum_is_infinite_are_finite(tmp_path: Path) -> None:
+    model: Any = make_model("caser", LOG)
+    model.output_bias[1:] = 1e308
+    assert (build(tmp_path, model).logits > 1e307).any()
+
+
 def test_queries_of_a_teacher_without_any(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Markov has none"):
         build(tmp_path, make_model("markov", LOG), with_queries=True)
