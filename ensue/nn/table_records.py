@@ -31,14 +31,11 @@ def records(table: DynamicEmbedding) -> Records:
 
 
 def changed_records(table: DynamicEmbedding, since: int) -> Records:
-    """Return a copy of the rows that were seen after the step `since`; call it between two steps.
-
-    No other row has changed.
-    """
+    """Return a copy of the rows that may have changed after the step `since`, between two steps."""
     num_rows = table.table.num_rows
     ids = torch.cat([part.squeeze(1) for part in table.table.ids.parts(num_rows)])
     stamps = torch.cat([part[:, STAMP] for part in table.notes.parts(num_rows)])
-    rows = ((ids != 0) & (stamps > since)).nonzero().squeeze(1)
+    rows = ((ids != 0) & ((stamps > since) | (table.unseen > since))).nonzero().squeeze(1)
     return Records(ids[rows], table.values.take(rows), table.notes.take(rows))
 
 

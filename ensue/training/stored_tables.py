@@ -41,7 +41,7 @@ def changes(table: DynamicEmbedding, since: int) -> dict[str, Tensor]:
     found = {
         **rows._asdict(),
         "deleted": table.deleted[table.deleted[:, 1] >= since],
-        "counters": torch.tensor([table.step, table.forgotten]),
+        "counters": torch.tensor([table.step, table.forgotten, table.unseen]),
     }
     if table.sketch is not None:
         found["sketch"] = table.sketch.counts
@@ -61,7 +61,7 @@ def read_table(stored: Stored, prefix: str, like: DynamicEmbedding) -> DynamicEm
     kept = table.deleted
     table.delete_(torch.unique(deleted[:, 0]))
     add_records_(table, Records(changed["ids"], changed["values"], changed["notes"]))
-    table.step, table.forgotten = changed["counters"].tolist()
+    table.step, table.forgotten, table.unseen = changed["counters"].tolist()
     since = int(_under(stored.base, prefix)["counters"][0])
     table.deleted = torch.cat([kept[kept[:, 1] < since], deleted])
     if table.sketch is not None:
@@ -79,7 +79,7 @@ def read_divided_table(
     """
     first = read_table(parts[0], prefix, like)
     own = DynamicEmbedding(like.dim, first.config, dtype=like.values.dtype)
-    own.step, own.forgotten = first.step, first.forgotten
+    own.step, own.forgotten, own.unseen = first.step, first.forgotten, first.unseen
     for number, part in enumerate(parts):
         stored = first if number == 0 else read_table(part, prefix, like)
         rows = records(stored)
