@@ -84,7 +84,7 @@ def start_on(
     """Return how the training ended on each worker; how as in `train_as_worker`."""
     model, rest = settings["model"], {k: v for k, v in settings.items() if k != "model"}
     arguments = (model, data, out, scheme, rest, crash_after, interrupt)
-    return run_workers(train_as_worker, size, *arguments)
+    return run_workers(train_as_worker, size, *arguments, timeout_seconds=240.0)
 
 
 def assert_equal_runs(run: RankingRun, other: RankingRun, *, tolerance: float = 0.0) -> None:
