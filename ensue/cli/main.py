@@ -39,7 +39,7 @@ from ensue.cli.tune import tune
 from ensue.errors import EnsueError
 from ensue.progress import is_first_process, note
 
-GRACE_SECONDS = 3.0  # in which torchrun notices that another process has failed
+GRACE_SECONDS = 10.0  # in which torchrun notices that another process has failed
 # An OSError with one of these lies with the caller: no permission, or no room on the disk.
 _CALLERS_ERRNOS = {
     errno.EACCES,

@@ -389,5 +389,7 @@ def _on_wire(x: Tensor, wire: torch.dtype | None) -> Tensor:
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of a message, without the place in the source that gloo begins with."""
-    return re.sub(r"^\[\S*\] ", "", str(error).strip().split("\n")[0]).rstrip(".")
+    """Return what a message says, without gloo's place in its source, and its advice."""
+    return re.sub(
+        r"^\[\S*\] ", "", str(error).strip().split("\n")[0].split(". This is typically")[0]
+    ).rstrip(".")
