@@ -30,6 +30,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import Store
 
 from ensue.distributed.environment import pick_device, read_environment
+from ensue.distributed.meeting import meet
 from ensue.distributed.traffic import (
     Purpose,
     Traffic,
@@ -135,9 +136,11 @@ class Workers:
         backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
         timeout = timedelta(seconds=timeout_seconds)
         try:
+            if store is None:
+                shared, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+                store = meet(shared, rank, size, timeout_seconds)
             dist.init_process_group(
                 backend,
-                init_method="env://" if store is None else None,
                 store=store,
                 rank=rank,
                 world_size=size,
