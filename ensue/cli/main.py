@@ -36,7 +36,7 @@ from ensue.cli.stability import stability
 from ensue.cli.tradeoff import tradeoff
 from ensue.cli.train import train
 from ensue.cli.tune import tune
-from ensue.errors import EnsueError
+from ensue.errors import EnsueError, ToldError
 from ensue.progress import is_first_process, note
 
 GRACE_SECONDS = 10.0  # in which torchrun notices that another process has failed
@@ -151,7 +151,8 @@ def _tell(error: EnsueError) -> None:
         note(f"error: {error}")
         return
     time.sleep(GRACE_SECONDS)
-    print(f"error on worker {os.environ['RANK']}: {error}", file=sys.stderr, flush=True)
+    if not isinstance(error, ToldError):
+        print(f"error on worker {os.environ['RANK']}: {error}", file=sys.stderr, flush=True)
 
 
 def _report_fault(error: Exception) -> int:

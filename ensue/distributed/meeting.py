@@ -12,8 +12,7 @@ import json
 import secrets
 import time
 
-from torch.distributed import PrefixStore
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 
 POLL_SECONDS = 0.02
 ROSTER = "ensue/roster"

@@ -28,6 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 from ensue.distributed.environment import pick_device, read_environment
 from ensue.distributed.meeting import meet
@@ -137,7 +138,7 @@ class Workers:
         timeout = timedelta(seconds=timeout_seconds)
         try:
             if store is None:
-                shared, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+                shared, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
                 store = meet(shared, rank, size, timeout_seconds)
             dist.init_process_group(
                 backend,

@@ -20,7 +20,7 @@ from ensue.distributed.config import DistributedConfig, LayoutName
 from ensue.distributed.owners import by_hash
 from ensue.distributed.ranker import Scheme, SharedRanker
 from ensue.distributed.workers import Workers
-from ensue.errors import ConfigError, EnsueError, RunError, UsageError, did_you_mean
+from ensue.errors import ConfigError, EnsueError, ToldError, UsageError, did_you_mean
 from ensue.files import write_json
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.dcn_v2 import DCNv2Trunk
@@ -195,7 +195,7 @@ def on_first(workers: Workers, make: Callable[[], T]) -> T | None:
     """Run `make` on the first worker and return what it gives; None on the others.
 
     Raises:
-        EnsueError: of `make`; on the other workers a RunError that says what it said.
+        EnsueError: of `make`; on the other workers a ToldError that says what it said.
     """
     found, failure, error = None, "", None
     if workers.rank == 0:
@@ -207,7 +207,7 @@ def on_first(workers: Workers, make: Callable[[], T]) -> T | None:
     if error is not None:
         raise error
     if failures[0]:
-        raise RunError(f"the first worker gave up: {failures[0]}")
+        raise ToldError(f"the first worker gave up: {failures[0]}")
     return found
 
 
