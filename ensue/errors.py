@@ -6,6 +6,7 @@ EnsueError
 |-- ConfigError    a setting of a method: unknown name, wrong type, out of range
 |-- DataError      an input file or a dataset directory
 |-- RunError       a run directory or something stored in it
+|   `-- ToldError  what the first of several processes has met, and says
 `-- ExtraError     an optional dependency that is not installed
 ```
 
@@ -37,6 +38,10 @@ class DataError(EnsueError):
 
 class RunError(EnsueError):
     """A run directory, or something stored in it, that cannot be used as it is."""
+
+
+class ToldError(RunError):
+    """What the first of several processes has met; it says so, and the others need not."""
 
 
 class ExtraError(EnsueError, ImportError):

@@ -9,6 +9,7 @@ with track("train", total=num_rows, unit="rows") as advance:
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -65,8 +66,23 @@ def track(
 
 
 def note(text: str) -> None:
-    """Write a line on standard error: what a person should know and a program need not read."""
-    print(text, file=sys.stderr, flush=True)
+    """Write a line on standard error: what a person should know and a program need not read.
+
+    Of several processes that torchrun has started, the first one alone writes it.
+    """
+    if is_first_process():
+        print(text, file=sys.stderr, flush=True)
+
+
+def num_processes() -> int:
+    """Return how many processes torchrun has started, 1 without it."""
+    text = os.environ.get("WORLD_SIZE", "1")
+    return int(text) if text.isdecimal() else 1
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the only one, or the first of those of torchrun."""
+    return num_processes() == 1 or os.environ.get("RANK", "0") == "0"
 
 
 def format_fields(fields: dict[str, object]) -> str:

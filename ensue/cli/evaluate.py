@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ensue.errors import UsageError
+from ensue.progress import num_processes
+
+if TYPE_CHECKING:
+    from ensue.evaluation.ranking.result import RankingEvaluation
 
 
 def evaluate(
@@ -61,6 +65,11 @@ def evaluate(
         )
         return
     _refuse(of_rows, "a ranking model")
+    if num_processes() > 1:
+        raise UsageError(
+            "torchrun divides the evaluation of ranking models; this run ranks the catalogue. "
+            "Start ensue evaluate without torchrun."
+        )
     options: dict[str, Any] = {
         "ks": tuple(k) if k else (1, 5, 10, 20),
         "exclude_seen": exclude_seen is not False,
@@ -118,20 +127,33 @@ def _evaluate_rows(
     run: Path, data: Path | None, split: str, options: Mapping[str, Any], *, as_json: bool
 ) -> None:
     """Measure the predictions for the rows of a part, task by task."""
-    from ensue.cli.output import print_json, print_table
-    from ensue.cli.trained import print_task_metrics
-    from ensue.progress import note
+    from ensue.cli.output import print_json
+    from ensue.distributed.workers import Workers
+    from ensue.progress import is_first_process
     from ensue.runs.ranker import load_ranker
 
-    evaluation = load_ranker(run).evaluate(
-        data,
-        split=split,  # type: ignore[arg-type]  # evaluate checks it
-        progress=True,
-        **options,
-    )
+    with Workers.start(device="cpu") as workers:
+        evaluation = load_ranker(run).evaluate(
+            data,
+            split=split,  # type: ignore[arg-type]  # evaluate checks it
+            progress=True,
+            workers=workers,
+            **options,
+        )
+    if not is_first_process():
+        return
     if as_json:
         print_json(evaluation.to_dict())
-        return
+    else:
+        _print_rows(run, split, evaluation)
+
+
+def _print_rows(run: Path, split: str, evaluation: RankingEvaluation) -> None:
+    """Print the metrics of each task, with intervals and slices."""
+    from ensue.cli.output import print_table
+    from ensue.cli.trained import print_task_metrics
+    from ensue.progress import note
+
     metrics = {task: figures["metrics"] for task, figures in evaluation.tasks.items()}
     print_task_metrics(metrics, title=f"{run}, {split}: {evaluation.protocol['rows']:,} rows")
     intervals = [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import time
 import traceback
 from typing import Annotated, Any
 
@@ -35,9 +36,10 @@ from ensue.cli.stability import stability
 from ensue.cli.tradeoff import tradeoff
 from ensue.cli.train import train
 from ensue.cli.tune import tune
-from ensue.errors import EnsueError
-from ensue.progress import note
+from ensue.errors import EnsueError, ToldError
+from ensue.progress import is_first_process, note
 
+GRACE_SECONDS = 10.0  # in which torchrun notices that another process has failed
 # An OSError with one of these lies with the caller: no permission, or no room on the disk.
 _CALLERS_ERRNOS = {
     errno.EACCES,
@@ -128,7 +130,7 @@ def _run() -> int:
     except SystemExit as ending:
         return ending.code if isinstance(ending.code, int) else 0
     except EnsueError as error:
-        note(f"error: {error}")
+        _tell(error)
         return 2
     except OSError as error:
         if error.errno not in _CALLERS_ERRNOS:
@@ -138,6 +140,19 @@ def _run() -> int:
     except Exception as error:
         return _report_fault(error)
     return 0
+
+
+def _tell(error: EnsueError) -> None:
+    """Print an error; of several processes the first one alone, unless it goes on without one.
+
+    Where the first one has failed too, torchrun ends the others while they wait here.
+    """
+    if is_first_process():
+        note(f"error: {error}")
+        return
+    time.sleep(GRACE_SECONDS)
+    if not isinstance(error, ToldError):
+        print(f"error on worker {os.environ['RANK']}: {error}", file=sys.stderr, flush=True)
 
 
 def _report_fault(error: Exception) -> int:

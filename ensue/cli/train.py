@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from ensue.errors import UsageError
+from ensue.progress import is_first_process, num_processes
 
 
 def train(
@@ -75,12 +75,17 @@ def train(
         "overwrite": overwrite,
         **settings,
     }
+    if distributed is None and num_processes() > 1:
+        raise UsageError(
+            "several processes that torchrun starts train one model with --distributed; got "
+            f"{num_processes()} without it."
+        )
     with resumable("A checkpoint is", output):
         if model in RANKERS:
             ranker = train_ranker(model, data, distributed=distributed, **options)
-            if os.environ.get("RANK", "0") == "0":  # of several processes the first one tells
+            if is_first_process():
                 print_ranking_run(ranker, as_json=as_json)
             return
         run = train(model, data, distributed=distributed, **options)
-    if os.environ.get("RANK", "0") == "0":
+    if is_first_process():
         print_run(run, title=model, next_command=f"ensue evaluate {run.path}", as_json=as_json)

@@ -34,12 +34,15 @@ class DistributedConfig(WorkersConfig):
     wire: the type of sums and vectors on their way.
     network_gbits: what a machine sends to the others, as measured: the plan of "auto" is then the
         fastest by its model of time; None is the one that sends least.
+    full_every: each so many-th checkpoint has all rows of tables that grow; those between have what
+        changed since, which is little where a table is large.
     """
 
     layout: LayoutName = "auto"
     schedule: Literal["auto", "scatter", "all_reduce"] = "auto"
     wire: Literal["full", "bfloat16"] = "full"
     network_gbits: float | None = Field(default=None, gt=0)
+    full_every: int = Field(default=10, ge=1)
 
     @property
     def wire_type(self) -> torch.dtype | None:

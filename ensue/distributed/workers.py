@@ -28,8 +28,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
 
 from ensue.distributed.environment import pick_device, read_environment
+from ensue.distributed.meeting import meet
 from ensue.distributed.traffic import (
     Purpose,
     Traffic,
@@ -135,9 +137,11 @@ class Workers:
         backend = "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl"
         timeout = timedelta(seconds=timeout_seconds)
         try:
+            if store is None:
+                shared, _, _ = next(rendezvous("env://", rank, size, timeout=timeout))
+                store = meet(shared, rank, size, timeout_seconds)
             dist.init_process_group(
                 backend,
-                init_method="env://" if store is None else None,
                 store=store,
                 rank=rank,
                 world_size=size,
@@ -389,5 +393,7 @@ def _on_wire(x: Tensor, wire: torch.dtype | None) -> Tensor:
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of a message, without the place in the source that gloo begins with."""
-    return re.sub(r"^\[\S*\] ", "", str(error).strip().split("\n")[0]).rstrip(".")
+    """Return what a message says, without gloo's place in its source, and its advice."""
+    return re.sub(
+        r"^\[\S*\] ", "", str(error).strip().split("\n")[0].split(". This is typically")[0]
+    ).rstrip(".")

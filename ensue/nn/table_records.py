@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ensue.nn.dynamic_embedding import DynamicEmbedding
+from ensue.nn.dynamic_embedding import STAMP, DynamicEmbedding
 
 
 class Records(NamedTuple):
@@ -27,10 +27,21 @@ class Records(NamedTuple):
 
 def records(table: DynamicEmbedding) -> Records:
     """Return a copy of all rows of a table."""
+    return changed_records(table, -1)
+
+
+def changed_records(table: DynamicEmbedding, since: int) -> Records:
+    """Return a copy of the rows that may have changed after the step `since`, between two steps."""
     num_rows = table.table.num_rows
-    ids = torch.cat([part.squeeze(1) for part in table.table.ids.parts(num_rows)])
-    rows = (ids != 0).nonzero().squeeze(1)
-    return Records(ids[rows], table.values.take(rows), table.notes.take(rows))
+    found = [torch.zeros(0, dtype=torch.int64, device=table.device)]
+    slabs = zip(table.table.ids.parts(num_rows), table.notes.parts(num_rows), strict=True)
+    for number, (ids, notes) in enumerate(slabs):
+        is_changed = (notes[:, STAMP] > since) | (table.unseen > since)
+        own = (is_changed & (ids.squeeze(1) != 0)).nonzero().squeeze(1)
+        found.append(own + (number << table.values.bits))
+    rows = torch.cat(found)
+    ids = table.table.ids.take(rows).squeeze(1)
+    return Records(ids, table.values.take(rows), table.notes.take(rows))
 
 
 @torch.no_grad()

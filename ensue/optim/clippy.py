@@ -10,7 +10,7 @@ Shapes: V table rows, R rows of a sparse gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -25,6 +25,8 @@ from ensue.optim.row_updates import adagrad_rows_
 
 RuleName = Literal["clippy", "gc", "agc", "lamb", "none"]
 DirectionName = Literal["adagrad", "delayed_adagrad", "adam"]
+BY_ELEMENT = ("clippy", "none")  # rules that know the factor of a tensor from its pieces
+Least = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,24 @@ class Clippy(TensorwiseOptimizer):
         defaults |= {"rule": rule.name, "direction": direction.name}
         defaults.pop("name")  # plain values, so that a saved state needs none of these classes
         super().__init__(params, defaults)
+        self._least: dict[Tensor, Least] = {}
+
+    def divide_(self, pieces: Iterable[Tensor], least: Least) -> None:
+        """Let parameters be pieces of tensors whose other pieces are with other processes.
+
+        Args:
+            least: returns the least of a number [] over the processes. All of them call it for
+                each piece in turn: the factor of a tensor is the least of those of its pieces.
+
+        Raises:
+            ValueError: a rule is of norms, which no process knows of a tensor that is divided.
+        """
+        rules = {p: group["rule"] for group in self.param_groups for p in group["params"]}
+        for piece in pieces:
+            rule = rules[piece]
+            _check("the rule clippy or none for pieces of tensors", rule, rule in BY_ELEMENT)
+            if rule != "none":
+                self._least[piece] = least
 
     def start(self, parameter: Tensor, group: dict[str, Any]) -> dict[str, Tensor]:
         """Return the moments and the counts before the first step."""
@@ -114,13 +134,14 @@ class Clippy(TensorwiseOptimizer):
         self, parameter: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]
     ) -> None:
         """Take the step of the whole tensor, of the rows of a sparse gradient, or none."""
+        least = self._least.get(parameter)
         if grad.is_sparse:
             _update_rows(parameter, grad, state, group)
         elif kernels.can_run(parameter, grad, group):
-            kernels.update(parameter, grad, state, group)
+            kernels.update(parameter, grad, state, group, least)
         else:
             moments = {name: state[name] for name in _moments(group)}
-            _update(parameter, grad, moments, state, group)
+            _update(parameter, grad, moments, state, group, least)
 
     def take_counts(self, parameters: Iterable[tuple[str, Tensor]]) -> dict[str, Any]:
         """Return what was counted since the last call.
@@ -196,6 +217,7 @@ def _update(
     moments: dict[str, Tensor],
     state: dict[str, Tensor],
     group: dict[str, Any],
+    least: Least | None = None,
 ) -> None:
     """Update the weights, the moments and the counts in place, or count a gradient as skipped."""
     is_finite = grad.isfinite().all()
@@ -204,6 +226,9 @@ def _update(
     new, direction = _directed(grad, moments, state["step"] + 1, group)
     step = direction.mul_(group["lr"])
     factor = _factor(step, weight, grad, group)
+    if least is not None:
+        factor = least(torch.where(is_finite, factor, kernels.NOT_FINITE))
+        is_finite = factor != kernels.NOT_FINITE
     for name, value in moments.items():
         value.copy_(torch.where(is_finite, new[name], value))
     weight.copy_(torch.where(is_finite, weight - factor * step, weight))

@@ -8,6 +8,7 @@ takes a stretch of the tensor; the largest of their numbers does not depend on t
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -20,6 +21,7 @@ from ensue.nn.stretches import in_stretches
 _compile: Any = numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
 BLOCK = 2048  # parameters looked at together; their numbers stay in cache
 TINY = np.float32(2e-38)  # keeps a step of zero under a bound of zero from being NaN
+NOT_FINITE = -1.0  # in the place of a factor: below all, so that no piece takes such a step
 STRETCH = 1 << 20  # parameters of a thread, at least
 
 
@@ -34,8 +36,18 @@ def can_run(weight: Tensor, grad: Tensor, group: dict[str, Any]) -> bool:
     )
 
 
-def update(weight: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
-    """Take the step of `ensue.optim.clippy`, or count a gradient that is not finite as skipped."""
+def update(
+    weight: Tensor,
+    grad: Tensor,
+    state: dict[str, Tensor],
+    group: dict[str, Any],
+    least: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    """Take the step of `ensue.optim.clippy`, or count a gradient that is not finite as skipped.
+
+    Args:
+        least: returns the least of a factor [] over the pieces of the tensor; None has all of it.
+    """
     arrays = [t.detach().view(-1).numpy() for t in (grad, state["sum"], weight)]
     numbers = [np.float32(group[name]) for name in ("lr", "eps", "weight_decay")]
     is_standard = group["direction"] == "adagrad"
@@ -43,10 +55,14 @@ def update(weight: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[s
     # Numbers without a sign are ordered as their bits are, and NaN is above infinity.
     excess = in_stretches(_square_excess, arrays, (*numbers, is_standard, *bound), least=STRETCH)
     square = max(excess, key=_as_bits)
+    factor = 1.0 / max(1.0, math.sqrt(square)) if group["rule"] == "clippy" else 1.0
     if not np.isfinite(square) and not bool(grad.isfinite().all()):
+        factor = NOT_FINITE
+    if least is not None:
+        factor = float(least(torch.tensor(factor, dtype=torch.float64)))
+    if factor == NOT_FINITE:
         state["skipped"] += 1
         return
-    factor = 1.0 / max(1.0, math.sqrt(square)) if group["rule"] == "clippy" else 1.0
     numbers[0] *= np.float32(factor)
     in_stretches(_apply, arrays, (*numbers, is_standard), least=STRETCH)
     state["factor"].fill_(factor)

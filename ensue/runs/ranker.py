@@ -26,9 +26,11 @@ from ensue.config import make_config
 from ensue.data.ranking.dataset import RankingDataset
 from ensue.data.ranking.encoder import RankingEncoder
 from ensue.data.ranking.schema import RankingSchema
+from ensue.distributed.workers import Workers
 from ensue.errors import UsageError
-from ensue.evaluation.ranking.evaluator import RankingProtocol, evaluate_ranking
+from ensue.evaluation.ranking.evaluator import RankingProtocol
 from ensue.evaluation.ranking.result import RankingEvaluation
+from ensue.evaluation.ranking.shared import evaluate_shared
 from ensue.files import write_json
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.table import build_ranker, get_ranker
@@ -90,12 +92,15 @@ class RankingRun(StoredRun):
         *,
         split: Literal["validation", "test"] = "test",
         progress: bool = False,
+        workers: Workers | None = None,
         **options: Any,
     ) -> RankingEvaluation:
         """Evaluate the run, store the result in RUN/evaluation, and return it.
 
         Args:
             data: the dataset; None is where it was at training time.
+            workers: those that predict, which all call this; the first one stores the result. None
+                is this process alone.
             options: of `RankingProtocol` (popularity, by, group...); groups are by default those
                 of the dataset.
 
@@ -108,11 +113,22 @@ class RankingRun(StoredRun):
         protocol = RankingProtocol(**{"group": group, **options}, as_ids=self.model.reads_ids)
         stored = self.info["dataset"]
         about = {"dataset": stored["name"], "hash": stored["hash"], "split": split}
-        evaluation = evaluate_ranking(
-            self.model, dataset, dataset.bounds(split), protocol, about=about, progress=progress
+        workers = workers or Workers.alone()
+        found = evaluate_shared(
+            self.model,
+            dataset,
+            dataset.bounds(split),
+            protocol,
+            workers,
+            about=about,
+            progress=progress,
         )
-        evaluation.save(self.path / "evaluation", split)
-        return evaluation
+        if found is not None:
+            found.save(self.path / "evaluation", split)
+        if workers.size == 1 and found is not None:
+            return found
+        of_first, *_ = workers.gather_objects(found and found.to_dict())
+        return RankingEvaluation(**of_first)
 
     def evaluations(self) -> dict[str, RankingEvaluation]:
         """Return the stored evaluations by split."""

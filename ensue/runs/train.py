@@ -31,7 +31,7 @@ from ensue.runs.environment import describe_making
 from ensue.runs.item_training import VALIDATION_KS, Fit, ItemTraining, validation
 from ensue.runs.output import open_training
 from ensue.runs.run import Run, save_run
-from ensue.runs.train_shared import is_restarted
+from ensue.runs.train_shared import open_launched
 from ensue.runs.train_shared_items import check_item_scheme, train_shared_items
 from ensue.training.config import TrainingConfig
 from ensue.training.loop import OnValidation
@@ -158,8 +158,8 @@ def train_with(
     if distributed is None:
         return save(*work.run(resume=open_out(resume=resume)))
     with Workers.start(workers_config.timeout_seconds, training.device) as workers:
-        open_out = partial(open_out, resume=resume or is_restarted())
-        return train_shared_items(work, workers, open_out, save, divide=divide)
+        launched = partial(open_launched, out, open_out, resume=resume)
+        return train_shared_items(work, workers, launched, save, divide=divide)
 
 
 def _take_settings(

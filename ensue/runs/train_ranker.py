@@ -21,7 +21,7 @@ from ensue.runs.make_ranker import Fit, RankerMaker, RankingSettings, resolve_ra
 from ensue.runs.output import open_training
 from ensue.runs.ranker import KIND, RankingRun, save_ranking_run
 from ensue.runs.ranker_training import RankerTraining
-from ensue.runs.train_shared import check_scheme, is_restarted, train_shared
+from ensue.runs.train_shared import check_scheme, open_launched, train_shared
 from ensue.training.loop import OnValidation
 
 
@@ -74,8 +74,7 @@ def train_ranker(
         **{name: one.model_dump(mode="json") for name, one in _named(chosen).items()},
     }
     identity = {**described, "dataset": dataset.info.hash}
-    resume = resume or (scheme is not None and is_restarted())
-    open_out = partial(open_training, out, identity, overwrite=overwrite, resume=resume)
+    open_out = partial(open_training, out, identity, overwrite=overwrite)
     training = RankerTraining(RankerMaker(model, chosen, dataset, fit), out, on_validation)
     started = time.perf_counter()
 
@@ -95,9 +94,10 @@ def train_ranker(
     with torch.random.fork_rng():
         torch.manual_seed(chosen.training.seed)
         if scheme is None:
-            return save(*training.run(open_out))
+            return save(*training.run(partial(open_out, resume=resume)))
         with Workers.start(chosen.distributed.timeout_seconds, chosen.training.device) as workers:
-            return train_shared(training, workers, scheme, open_out, save, resume=resume)
+            launched = partial(open_launched, out, open_out, resume=resume)
+            return train_shared(training, workers, scheme, launched, save, resume=resume)
 
 
 def default_metric(schema: RankingSchema) -> str:

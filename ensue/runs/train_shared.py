@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
@@ -20,20 +21,21 @@ from ensue.distributed.owners import by_hash, looked_up
 from ensue.distributed.ranker import Scheme, SharedRanker
 from ensue.distributed.shares import Holders, placed
 from ensue.distributed.workers import Workers
-from ensue.errors import ConfigError, EnsueError, RunError, UsageError, did_you_mean
+from ensue.errors import ConfigError, EnsueError, ToldError, UsageError, did_you_mean
 from ensue.files import write_json
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.dcn_v2 import DCNv2Trunk
 from ensue.models.ranking.dlrm import DLRMTrunk
+from ensue.optim.clippy import BY_ELEMENT
 from ensue.progress import note
 from ensue.runs.make_ranker import RankerMaker
 from ensue.runs.plan import count_ids, plan_training
 from ensue.runs.ranker import RankingRun
-from ensue.runs.ranker_training import OpenOut, RankerTraining
+from ensue.runs.ranker_training import RankerTraining
 from ensue.training.config import TrainingConfig
 from ensue.training.loop import TrainingLoop
 from ensue.training.shared_checkpoints import SharedCheckpoints, load_whole_
-from ensue.training.shared_peers import WorkerPeers
+from ensue.training.shared_peers import WorkerPeers, divided_layers
 from ensue.training.shared_ranking import SharedRankingObjective
 
 CPU_VALUE_NS = 150.0  # measured: see `Cluster`
@@ -46,7 +48,7 @@ def train_shared(
     training: RankerTraining,
     workers: Workers,
     scheme: Scheme | Literal["auto"],
-    open_out: OpenOut,
+    open_out: Callable[[], bool | None],
     save: Callable[[RankingModel, dict[str, Any]], RankingRun],
     *,
     resume: bool = False,
@@ -55,7 +57,8 @@ def train_shared(
 
     Args:
         scheme: "auto" is the one that the plan takes.
-        open_out: makes the folder ready, and says whether there is a training to continue.
+        open_out: makes the folder ready, and says whether there is a training to continue; None
+            where it is finished.
         save: stores the run of a whole model, with what is to be said of it.
         resume: a training that is continued has the scheme that it was begun with.
     """
@@ -64,12 +67,13 @@ def train_shared(
     check_training(config)
     told = distributed.model_dump(mode="json")
     if scheme == "auto":
-        begun = out / PLAN_FILE if resume else None
+        begun = out / PLAN_FILE if resume or is_restarted() else None
         scheme, distributed, planned = choose_scheme(maker, workers, begun)
         told = {**distributed.model_dump(mode="json"), "plan": planned}
     # First the model: settings that do not fit the data leave no folder behind.
     whole = maker.model()
     ranker = share_ranker(whole, workers, scheme, distributed, count_lookups(maker.dataset))
+    _check_rule(config, ranker)
     place = (0, 1) if ranker.is_redundant else (workers.rank, workers.size)
     objective = SharedRankingObjective(
         ranker,
@@ -78,7 +82,9 @@ def train_shared(
         seed=config.seed,
     )
     ranker.to(workers.device)
-    resume = any(workers.gather_objects(on_first(workers, open_out)))
+    is_resumed, *_ = workers.gather_objects(on_first(workers, open_out))
+    if is_resumed is None:
+        return RankingRun(out)
     if "plan" in told and workers.rank == 0:
         write_json(out / PLAN_FILE, told["plan"])
     loop = TrainingLoop(
@@ -89,9 +95,11 @@ def train_shared(
         validate=training.validation(lambda one: one.outputs_of_all, as_ids=ranker.reads_ids),
         on_validation=training.on_validation,
         peers=WorkerPeers(ranker),
-        checkpoints=SharedCheckpoints(out / "checkpoints", ranker),
+        checkpoints=SharedCheckpoints(
+            out / "checkpoints", ranker, full_every=distributed.full_every
+        ),
     )
-    progress = loop.run(resume=resume)
+    progress = loop.run(resume=is_resumed)
 
     def store() -> RankingRun:
         model = maker.model()
@@ -147,6 +155,21 @@ def check_training(training: TrainingConfig) -> None:
         )
     if training.rollback:
         raise ConfigError("rollback is for a training of one process; leave it out.")
+    if training.watch_spikes:
+        raise ConfigError(
+            "watch_spikes looks at whole gradients, which no worker has; leave it out."
+        )
+
+
+def _check_rule(training: TrainingConfig, ranker: SharedRanker) -> None:
+    if training.optimizer != "clippy" or training.clip_rule in BY_ELEMENT:
+        return
+    divided = divided_layers(ranker)
+    if ranker.workers.size > 1 and divided:
+        raise ConfigError(
+            f"clip_rule={training.clip_rule} is of norms of whole tensors, and workers have pieces "
+            f"of {divided[0]}. Use clip_rule=clippy, or --distributed table_wise or row_wise."
+        )
 
 
 def check_scheme(name: str) -> Scheme | Literal["auto"]:
@@ -239,11 +262,34 @@ def is_restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def open_launched(out: Path, open_out: Callable[..., bool], *, resume: bool) -> bool | None:
+    """Make the folder ready, and return whether there is a training to continue; None if it ended.
+
+    When torchrun starts all again after a failure, the training that it has begun is continued, and
+    no other: only the first start may find a folder that someone has to decide about.
+
+    Args:
+        open_out: does it for a start by hand.
+    """
+    file = out / "checkpoints" / "launch.json"
+    launch = {
+        "host": socket.gethostname(),
+        "process": os.getppid(),  # torchrun itself
+        "run": os.environ.get("TORCHELASTIC_RUN_ID"),
+    }
+    is_own = is_restarted() and file.is_file() and json.loads(file.read_text()) == launch
+    if is_own and (out / "run.json").is_file():
+        return None
+    is_resumed = open_out(resume=resume or is_own)
+    write_json(file, launch)
+    return is_resumed
+
+
 def on_first(workers: Workers, make: Callable[[], T]) -> T | None:
     """Run `make` on the first worker and return what it gives; None on the others.
 
     Raises:
-        EnsueError: of `make`; on the other workers a RunError that says what it said.
+        EnsueError: of `make`; on the other workers a ToldError that says what it said.
     """
     found, failure, error = None, "", None
     if workers.rank == 0:
@@ -255,7 +301,7 @@ def on_first(workers: Workers, make: Callable[[], T]) -> T | None:
     if error is not None:
         raise error
     if failures[0]:
-        raise RunError(f"the first worker gave up: {failures[0]}")
+        raise ToldError(f"the first worker gave up: {failures[0]}")
     return found
 
 

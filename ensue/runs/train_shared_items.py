@@ -29,7 +29,7 @@ ItemScheme = Literal["row_wise", "replicated"]
 def train_shared_items(
     training: ItemTraining,
     workers: Workers,
-    open_out: Callable[[], bool],
+    open_out: Callable[[], bool | None],
     save: Callable[[Model, dict[str, Any]], Run],
     *,
     divide: bool,
@@ -37,7 +37,8 @@ def train_shared_items(
     """Train with other workers, have the first one store the run, and return it.
 
     Args:
-        open_out: makes the folder ready, and says whether there is a training to continue.
+        open_out: makes the folder ready, and says whether there is a training to continue; None
+            where it is finished.
         save: stores the run of a whole model, with what is to be said of it.
         divide: whether rows of tables are divided; else all workers have all of them.
     """
@@ -52,7 +53,9 @@ def train_shared_items(
         shared = SharedItems(whole, workers, divide=divide)
         shared.to(workers.device)
         validate = validation(training.dataset, training.fit, workers)
-        resume = any(workers.gather_objects(on_first(workers, open_out)))
+        resume, *_ = workers.gather_objects(on_first(workers, open_out))
+        if resume is None:
+            return Run(training.out)
 
         def validate_shared(model: SharedItems) -> dict[str, float]:
             assert validate is not None

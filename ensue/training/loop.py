@@ -83,6 +83,7 @@ class TrainingLoop:
         is_watched = config.watch_spikes or config.rollback
         self.watch = SpikeWatch(model, tasks) if is_watched else None
         self.peers: Peers = peers or Alone()
+        self.peers.divide_(self.optimizer)
         self.checkpoints = checkpoints or Checkpoints(directory / "checkpoints")
         self._directory = directory
         self._stop_requested = False
@@ -245,7 +246,7 @@ class TrainingLoop:
             **self.objective.end_epoch(),
         }
         if isinstance(self.optimizer, Clippy):
-            line |= self.optimizer.take_counts(self.model.named_parameters())
+            line |= self.optimizer.take_counts(self.peers.named(self.model))
         if self.watch is not None:
             line["spikes"] = self.watch.take()
         if progress.rollback:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 
 class Wishes(NamedTuple):
@@ -38,6 +40,12 @@ class Peers(Protocol):
     def gradient_norm(self) -> Tensor | None:
         """Return the norm of the whole gradient behind `combine`; None where all of it is here."""
 
+    def divide_(self, optimizer: torch.optim.Optimizer) -> None:
+        """Tell the optimizer of what parameters this process has pieces."""
+
+    def named(self, model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+        """Return the parameters by the names that they have in a training of one process."""
+
 
 class Alone:
     """No other process."""
@@ -56,3 +64,10 @@ class Alone:
     def gradient_norm(self) -> Tensor | None:
         """Return None: all of the gradient is here."""
         return None
+
+    def divide_(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leave the optimizer as it is."""
+
+    def named(self, model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+        """Return the parameters by name."""
+        return model.named_parameters()

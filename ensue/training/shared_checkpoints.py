@@ -1,30 +1,32 @@
 """Checkpoints of a training over several workers: each writes what it has.
 
 ```
-checkpoints/last.json                      how many workers wrote which files; written last
-checkpoints/last-STEPS-RANK.safetensors    of each worker
+checkpoints/last.json                       how many workers wrote which files; written last
+checkpoints/last-NUMBER-RANK.safetensors    of each worker
 ```
 A checkpoint is whole or absent: the files of the one before stay until last.json names the new
 ones. It is read by any number of workers, one among them: rows then go to whom they belong.
+Of tables that grow, most checkpoints have only what changed since the last one with all of them;
+last.json then names the files of that one too.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ensue.distributed.shards import Piece, joined, local_part
 from ensue.errors import RunError
 from ensue.files import write_json
 from ensue.nn.dynamic_embedding import DynamicEmbedding
-from ensue.nn.table_records import add_records_, records
 from ensue.training.checkpoints import (
     Checkpoints,
     restore_training,
@@ -33,20 +35,44 @@ from ensue.training.checkpoints import (
     under,
 )
 from ensue.training.shared_peers import SharedModel
+from ensue.training.stored_tables import (
+    Owns,
+    Stored,
+    changes,
+    read_divided_table,
+    read_table,
+)
 
-Owns = Callable[[Tensor], Tensor]
 PIECE = "piece."  # before the name of a parameter: which part of it the file has
+
+
+@dataclass
+class _Base:
+    """A checkpoint with all of the growing tables.
+
+    steps: where each of them stood. age: number of checkpoints since.
+    """
+
+    files: list[str]
+    steps: dict[str, int]
+    age: int = 0
 
 
 class SharedCheckpoints(Checkpoints):
     """The checkpoints of a training whose model is with several workers, who all call each method.
 
     The folder is one that all workers write to.
+
+    Args:
+        full_every: each so many-th checkpoint of a training has all rows of tables that grow, and
+            the ones between them what changed since.
     """
 
-    def __init__(self, folder: Path, ranker: SharedModel) -> None:
+    def __init__(self, folder: Path, ranker: SharedModel, *, full_every: int = 1) -> None:
         super().__init__(folder)
         self.ranker, self.workers = ranker, ranker.workers
+        self._full_every = full_every
+        self._base: _Base | None = None  # of this process: what others wrote is not gone on from
 
     def exists(self, name: str) -> bool:
         """Return whether there is a checkpoint of this name."""
@@ -61,7 +87,20 @@ class SharedCheckpoints(Checkpoints):
         counters: dict[str, Any],
     ) -> None:
         """Write the state of all that a training has, in the place of the last one of this name."""
-        self._write(name, training_state(model, optimizer, gathered), counters)
+        tensors = training_state(model, optimizer, gathered)
+        tables = _named_tables(self.ranker)
+        base = self._base
+        if base is not None and base.age + 1 < self._full_every:
+            base.age += 1
+            for prefix, table in tables.items():
+                tensors = {n: value for n, value in tensors.items() if not n.startswith(prefix)}
+                own = changes(table, base.steps[prefix])
+                tensors |= {f"{prefix}{key}": value for key, value in own.items()}
+            self._write(name, tensors, counters, base.files)
+            return
+        files = self._write(name, tensors, counters)
+        if tables:
+            self._base = _Base(files, {prefix: table.step for prefix, table in tables.items()})
 
     def load(
         self, name: str, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -85,7 +124,18 @@ class SharedCheckpoints(Checkpoints):
         tensors, _ = self._read(name)
         model.load_state_dict(under(tensors, "model."))
 
-    def _write(self, name: str, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
+    def _write(
+        self,
+        name: str,
+        tensors: dict[str, Tensor],
+        counters: dict[str, Any],
+        base: Sequence[str] = (),
+    ) -> list[str]:
+        """Write a checkpoint of all workers, and return its files.
+
+        Args:
+            base: the files that it goes on from; none where it is whole.
+        """
         for own, piece in self.ranker.pieces.items():
             axis = torch.tensor([piece.axis])
             tensors[f"{PIECE}{own}"] = torch.cat([axis, piece.places])
@@ -95,20 +145,21 @@ class SharedCheckpoints(Checkpoints):
         save_tensors(self.folder / files[self.workers.rank], tensors, {})
         self.workers.barrier()  # all files are there
         if self.workers.rank == 0:
-            stored = {"number": number, "files": files, "counters": counters}
+            stored = {"number": number, "files": files, "base": list(base), "counters": counters}
             write_json(self._manifest(name), stored)
-            for file in before.get("files", []):
-                (self.folder / file).unlink(missing_ok=True)
+            for path in self.folder.glob(f"{name}-[0-9]*.safetensors"):
+                if path.name not in (*files, *base):
+                    path.unlink()
         self.workers.barrier()
+        return files
 
     def _read(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        self._base = None
         stored = json.loads(self._manifest(name).read_text(encoding="utf-8"))
-        files = [self.folder / file for file in stored["files"]]
-        rank, size = self.workers.rank, self.workers.size
-        with _opened(files) as parts:
-            if len(files) == size:
-                return _tensors(parts[rank]), stored["counters"]
-            tables = {f"model.{n}.": m for n, m in _tables(self.ranker).items()}
+        tables, rank = _named_tables(self.ranker), self.workers.rank
+        with _opened(self.folder, stored) as parts:
+            if len(parts) == self.workers.size:
+                return _own(parts[rank], tables), stored["counters"]
             tensors = _divided(parts, self.ranker.pieces, tables, self.ranker.owns)
         torch.manual_seed(rank)  # what is drawn in a worker's rows is of the new division
         tensors["generator.cpu"] = torch.get_rng_state()
@@ -121,8 +172,8 @@ class SharedCheckpoints(Checkpoints):
 def load_whole_(model: nn.Module, folder: Path, name: str) -> None:
     """Give a model, whole and on one process, the weights that workers have stored."""
     stored = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    with _opened([folder / file for file in stored["files"]]) as parts:
-        tables = {f"model.model.{n}.": m for n, m in _tables(model).items()}
+    with _opened(folder, stored) as parts:
+        tables = _named_tables(model, "model.model.")
         tensors = _divided(parts, {}, tables, lambda ids: torch.ones_like(ids, dtype=torch.bool))
     # What is known of rare values is no part of what the workers store.
     state = model.state_dict()
@@ -133,24 +184,45 @@ def load_whole_(model: nn.Module, folder: Path, name: str) -> None:
 
 
 @contextmanager
-def _opened(files: list[Path]) -> Iterator[list[Any]]:
-    """Yield the files, to be read tensor by tensor."""
+def _opened(folder: Path, manifest: dict[str, Any]) -> Iterator[list[Stored]]:
+    """Yield the files of each worker, to be read tensor by tensor."""
+    names = manifest["files"]
     with ExitStack() as stack:
-        for file in files:
-            if not file.is_file():
+
+        def open_(name: str) -> Any:
+            path = folder / name
+            if not path.is_file():
                 raise RunError(
-                    f"a checkpoint of {len(files)} workers needs the file of each; {file} does "
+                    f"a checkpoint of {len(names)} workers needs the files of each; {path} does "
                     "not exist. Its folder must be one that all workers write to."
                 )
-        yield [stack.enter_context(safe_open(file, framework="pt")) for file in files]
+            try:
+                return stack.enter_context(safe_open(path, framework="pt"))
+            except SafetensorError as error:
+                raise RunError(
+                    f"{path} must be a whole safetensors file; reading it failed with {error}. "
+                    "Copy it again, or train again."
+                ) from None
+
+        bases = [open_(name) for name in manifest["base"]] or [None] * len(names)
+        yield [Stored(open_(name), base) for name, base in zip(names, bases, strict=True)]
 
 
-def _tensors(file: Any) -> dict[str, Tensor]:
-    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+def _own(part: Stored, tables: Mapping[str, DynamicEmbedding]) -> dict[str, Tensor]:
+    """Return what a worker has stored itself."""
+    names = [name for name in part.file.keys() if not name.startswith(tuple(tables))]  # noqa: SIM118
+    tensors = {name: part.file.get_tensor(name) for name in names}
+    for prefix, table in tables.items():
+        tensors |= _state(read_table(part, prefix, table), prefix)
+    return tensors
+
+
+def _state(table: DynamicEmbedding, prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in table.state_dict().items()}
 
 
 def _divided(
-    parts: list[Any],
+    parts: list[Stored],
     pieces: Mapping[str, Piece],
     tables: Mapping[str, DynamicEmbedding],
     owns: Owns,
@@ -158,26 +230,26 @@ def _divided(
     """Return what a worker has of what others stored, in another number.
 
     Args:
-        parts: the files. pieces: of this worker. tables: those that grow, by what their tensors'
-            names begin with. owns: of which ids in them it has the rows.
+        parts: of each worker that stored. pieces: of this one. tables: those that grow, by what
+            their tensors' names begin with. owns: of which ids in them it has the rows.
     """
-    names = list(parts[0].keys())
+    files = [part.file for part in parts]
+    names = list(files[0].keys())
     parameters = [name.removeprefix(PIECE) for name in names if name.startswith(PIECE)]
     tensors: dict[str, Tensor] = {}
     for name in names:
         if name.startswith((PIECE, *tables)):
             continue
-        stored = [part.get_tensor(name) for part in parts]
+        stored = [file.get_tensor(name) for file in files]
         tensors[name] = stored[0]
         for parameter in parameters:
             if name.split(".", 1)[1].startswith(f"model.{parameter}"):
-                found = [_piece(part.get_tensor(f"{PIECE}{parameter}")) for part in parts]
+                found = [_piece(file.get_tensor(f"{PIECE}{parameter}")) for file in files]
                 axis, places = found[0].axis, found[0].places
                 if stored[0].shape[axis : axis + 1] == places.shape:  # not a count of steps, say
                     tensors[name] = local_part(joined(stored, found), pieces.get(parameter))
     for prefix, table in tables.items():
-        own = _divided_table(parts, prefix, table, owns)
-        tensors |= {f"{prefix}{name}": value for name, value in own.state_dict().items()}
+        tensors |= _state(read_divided_table(parts, prefix, table, owns), prefix)
     return tensors
 
 
@@ -186,30 +258,7 @@ def _piece(stored: Tensor) -> Piece:
     return Piece(int(stored[0]), stored[1:])
 
 
-def _tables(model: nn.Module) -> dict[str, DynamicEmbedding]:
-    return {n: m for n, m in model.named_modules() if isinstance(m, DynamicEmbedding)}
-
-
-def _divided_table(
-    parts: list[Any], prefix: str, like: DynamicEmbedding, owns: Owns
-) -> DynamicEmbedding:
-    """Return the table of a worker from those that others stored."""
-    own: DynamicEmbedding | None = None
-    for part in parts:
-        state = {
-            name.removeprefix(prefix): part.get_tensor(name)
-            for name in part.keys()  # noqa: SIM118  # no mapping
-            if name.startswith(prefix)
-        }
-        stored = DynamicEmbedding(like.dim, like.config, dtype=like.values.dtype)
-        stored.load_state_dict(state)
-        if own is None:
-            own = DynamicEmbedding(like.dim, stored.config, dtype=like.values.dtype)
-            own.step, own.forgotten = stored.step, stored.forgotten
-        rows = records(stored)
-        add_records_(own, rows.where(owns(rows.ids)))
-        own.deleted = torch.cat([own.deleted, stored.deleted[owns(stored.deleted[:, 0])]])
-        if own.sketch is not None and stored.sketch is not None:
-            own.sketch.counts += stored.sketch.counts  # each has counted ids of its own
-    assert own is not None
-    return own
+def _named_tables(model: nn.Module, prefix: str = "model.") -> dict[str, DynamicEmbedding]:
+    """Return the growing tables by what the names of their tensors begin with."""
+    modules = model.named_modules()
+    return {f"{prefix}{n}.": m for n, m in modules if isinstance(m, DynamicEmbedding)}
