@@ -17,6 +17,8 @@ from benchmarks.network.workloads import WORKLOADS, Workload, make_batch, start_
 from benchmarks.parameter_server import EPS, RATE, Worker
 from benchmarks.staleness import asynchronous, make_stream
 
+pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
+
 SMALL = Workload("deepfm", (7, 5, 11), 1.0, 2, 3, 4, (6,), 8)
 STEPS = 4
 

@@ -34,6 +34,8 @@ from ensue.training.shared_peers import WorkerPeers
 from ensue.training.shared_ranking import SharedRankingObjective
 from tests.distributed.spawn import run_workers
 
+pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
+
 PERIOD = 12  # values of so many rows in a row are spread evenly over 1, 2, 3, 4 or 6 workers
 SIZE = 3
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -15,6 +15,8 @@ from ensue.distributed.traffic import all_reduce_bytes
 from ensue.distributed.workers import Workers
 from tests.distributed.spawn import run_workers
 
+pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
+
 COUNTS, DIM = [3, 0, 4, 2], 3
 
 

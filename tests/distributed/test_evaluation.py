@@ -16,6 +16,8 @@ from ensue.runs.train_ranker import train_ranker
 from tests.distributed.spawn import run_workers
 from tests.runs.test_train_ranker import make_table
 
+pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
+
 
 @pytest.fixture(scope="module", params=[None, {}], ids=["static", "growing"])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RankingRun:

@@ -17,6 +17,8 @@ from ensue.distributed.workers import Workers
 from ensue.nn.embedding import dot_rows, gather_rows
 from tests.distributed.spawn import WorkerError, run_workers
 
+pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
+
 NUM_ROWS, DIM = 12, 3
 
 

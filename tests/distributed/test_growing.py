@@ -26,6 +26,8 @@ from ensue.training.optimizers import growing_tables, make_optimizer
 from tests.distributed.spawn import run_workers
 from tests.ranking_helpers import make_schema, random_batch
 
+pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
+
 STEPS = 12
 KINDS = ["binary", "regression"]
 EXPIRY = {"max_age": 3, "every": 2}

@@ -23,6 +23,8 @@ from ensue.training.optimizers import make_optimizer, use_sparse_gradients_
 from tests.distributed.spawn import run_workers
 from tests.ranking_helpers import make_schema, random_batch
 
+pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
+
 STEPS = 10
 SETTINGS: dict[str, dict[str, Any]] = {
     "lr": {},

@@ -7,6 +7,8 @@ from ensue.distributed.reductions import exchange, sum_all, sum_scatter
 from ensue.distributed.workers import Workers
 from tests.distributed.spawn import run_workers
 
+pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
+
 ROWS, COLUMNS, WIDTH = 12, 5, 3  # 12 rows are a multiple of every number of workers
 
 

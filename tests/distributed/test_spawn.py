@@ -8,6 +8,8 @@ import torch
 
 from tests.distributed.spawn import WorkerError, run_workers
 
+pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
+
 
 def who_am_i(workers, offset):
     return workers.rank + offset, workers.size, torch.get_num_threads()

@@ -15,6 +15,8 @@ from tests.distributed.spawn import WorkerError
 from tests.distributed.training_runs import FAST, assert_equal_runs, start_on, train_on
 from tests.runs.test_train_ranker import make_table
 
+pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
+
 DEEPFM = {"model": "deepfm", "dim": 4, "hidden": [8], **FAST}
 GROWTH = {"expiry": {"max_age": 2, "every": 1}, "admission": {"min_count": 2}}
 CLOSE = 2e-5  # float32, sums in another order

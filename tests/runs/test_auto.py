@@ -21,6 +21,8 @@ from tests.distributed.spawn import WorkerError, run_workers
 from tests.runs.test_train_ranker import make_table
 from tests.training.test_resume import stop_after
 
+pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
+
 FAST: dict[str, Any] = {"batch_size": 64, "epochs": 1, "patience": None, "learning_rate": 0.1}
 
 

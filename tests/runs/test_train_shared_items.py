@@ -26,6 +26,8 @@ from ensue.training.loop import StopTraining, TrainingLoop
 from tests.distributed.spawn import run_workers
 from tests.helpers import make_dataset
 
+pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
+
 NUM_ITEMS = 30
 FAST: dict[str, Any] = {"batch_size": 8, "epochs": 2, "patience": None, "learning_rate": 0.01}
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -33,6 +33,8 @@ from tests.contracts.planted import histories_of
 from tests.distributed.spawn import run_workers
 from tests.models.retrieval.toy import HISTORIES, USERS, toy_model
 
+pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
+
 STEPS, NUM_ITEMS, NUM_USERS = 10, 15, 9
 SMALL: dict[str, dict[str, Any]] = {
     "sasrec": {"dim": 4, "num_blocks": 1, "max_len": 6},
