@@ -19,6 +19,8 @@ from ensue.distributed.workers import Workers
 from ensue.errors import ConfigError, RunError, UsageError
 from tests.distributed.spawn import WorkerError, run_workers
 
+pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
+
 SIZES = [2, 3, 4]
 CPU = torch.device("cpu")
 
@@ -300,8 +302,6 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from ensue.distributed.workers import Workers
-
-pytestmark = pytest.mark.slow  # several processes; tests/distributed/test_essentials.py is fast
 with Workers.start(60, "cpu") as workers:
     said = workers.gather_objects(10 * workers.rank)
     Path(sys.argv[1], str(workers.rank)).write_text(f"{workers.size} {said}")
