@@ -52,10 +52,14 @@ def test_the_run_of_workers_is_that_of_one_process(
     data: Path, tmp_path: Path, scheme: str, size: int, optimizer: str
 ) -> None:
     settings = {**DEEPFM, "optimizer": optimizer.split()[-1]}
+    if "clippy" in optimizer:
+        settings["learning_rate"] = 0.5  # so that steps are held back
     if "growing" in optimizer:
         settings["growth"] = {"expiry": GROWTH["expiry"]}
     run = train_on(size, data, tmp_path / "shared", scheme, settings)
     assert_equal_runs(run, alone(settings, data, tmp_path / "alone"), tolerance=CLOSE)
+    if "clippy" in optimizer:
+        assert any(factor < 0.9 for factor in run.log()[0]["clipping"].values())
 
 
 @pytest.mark.parametrize("growth", [None, {}])
