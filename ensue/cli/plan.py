@@ -19,7 +19,7 @@ def plan(
     model: Annotated[
         str,
         typer.Option(
-            help="lr, fm, wide_deep, deepfm, dcn_v2, dlrm, shared_bottom, mmoe or ple.",
+            help="lr, fm, wide_deep, deepfm, dcn, dcn_v2, dlrm, shared_bottom, mmoe or ple.",
         ),
     ],
     preset: Annotated[str | None, typer.Option(help="Named settings of the model.")] = None,

@@ -16,8 +16,8 @@ def train(
         str,
         typer.Argument(
             help="caser, sasrec, gru4rec, m3, two_tower, deep_retrieval, bpr, popularity, "
-            "item_knn, markov or ease; or of a ranking dataset: lr, fm, wide_deep, deepfm, dcn_v2, "
-            "dlrm, shared_bottom, mmoe or ple."
+            "item_knn, markov or ease; or of a ranking dataset: lr, fm, wide_deep, deepfm, dcn, "
+            "dcn_v2, dlrm, shared_bottom, mmoe or ple."
         ),
     ],
     data: Annotated[Path, typer.Argument(help="Dataset folder made by ensue prepare.")],

@@ -1,9 +1,10 @@
 """Cross layers and products of pairs by sums over columns, for several workers.
 
-After Rong et al., SIGIR 2020, arXiv:1909.04823, whose cross layers are those of DCN; these are the
-ones of low rank of Wang et al., WWW 2021, arXiv:2008.13535 (Eq. 2): a layer needs R sums over all
-inputs, and changes each input by them alone. Products of pairs of vectors (Naumov et al., 2019,
-arXiv:1906.00091) are sums over elements, so each worker has some elements of all vectors.
+After Rong et al., SIGIR 2020, arXiv:1909.04823. A cross layer of DCN (Wang et al., 2017,
+arXiv:1708.05123) needs one sum over all inputs, one of low rank of DCN-V2 (Wang et al., WWW 2021,
+arXiv:2008.13535, Eq. 2) R of them, and changes each input by them alone. Products of pairs of
+vectors (Naumov et al., 2019, arXiv:1906.00091) are sums over elements, so each worker has some
+elements of all vectors.
 Shapes: N workers, b rows of each, B = N b; F columns, G of them here; D width, D' elements here; P
 replicated inputs; R rank of a cross.
 """
@@ -16,11 +17,11 @@ from torch import Tensor, nn
 from ensue.distributed.replicas import spread, sum_gradient
 from ensue.distributed.shards import Piece, keep_piece_, under
 from ensue.distributed.substitution import Pieces, Source, Substitution
-from ensue.nn.crosses import CrossNetwork, LowRankCross, PairwiseDots
+from ensue.nn.crosses import CrossNetwork, LowRankCross, PairwiseDots, VectorCross
 
 
 class CrossSums(Pieces):
-    """Low-rank cross layers, each worker with the inputs of its columns.
+    """Cross layers of low rank or with vectors, each worker with the inputs of its columns.
 
     vectors: [B, G, D'], what the layers made of own columns in the last call.
     """
@@ -37,8 +38,11 @@ class CrossSums(Pieces):
         self._own = len(own)
         self._index = torch.cat([own, rest])
         for layer in self.layers:
-            assert isinstance(layer, LowRankCross)
+            assert isinstance(layer, (LowRankCross, VectorCross))
             keep_piece_(layer.down, "weight", Piece(1, self._index))
+            if isinstance(layer, VectorCross):
+                keep_piece_(layer, "bias", Piece(0, self._index))
+                continue
             keep_piece_(layer.up, "weight", Piece(0, self._index))
             keep_piece_(layer.up, "bias", Piece(0, self._index))
 
@@ -47,8 +51,12 @@ class CrossSums(Pieces):
         shared = len(self._index) - self._own
         columns, rows = Piece(1, self._index, shared), Piece(0, self._index, shared)
         found: dict[str, Piece] = {}
-        for number in range(len(self.layers)):
-            own = {"down.weight": columns, "up.weight": rows, "up.bias": rows}
+        for number, layer in enumerate(self.layers):
+            own = {"down.weight": columns}
+            if isinstance(layer, VectorCross):
+                own["bias"] = rows
+            else:
+                own |= {"up.weight": rows, "up.bias": rows}
             found |= under(f"layers.{number}.", own)
         return found
 
@@ -57,13 +65,18 @@ class CrossSums(Pieces):
         start = self._source.vectors.flatten(1)
         own, others, num_own = start, rest, self._own
         for layer in self.layers:
-            assert isinstance(layer, LowRankCross)
-            down, up, bias = layer.down.weight, layer.up.weight, layer.up.bias
+            assert isinstance(layer, (LowRankCross, VectorCross))
+            down = layer.down.weight
             of_all, of_rows = self._group.sum_for_all(
                 own @ down[:, :num_own].T, others @ down[:, num_own:].T
             )
-            own = start * torch.addmm(bias[:num_own], of_all, up[:num_own].T) + own
             of_rows = of_rows[: len(rest)]
+            if isinstance(layer, VectorCross):
+                own = start * of_all + own + layer.bias[:num_own]
+                others = rest * of_rows + others + layer.bias[num_own:]
+                continue
+            up, bias = layer.up.weight, layer.up.bias
+            own = start * torch.addmm(bias[:num_own], of_all, up[:num_own].T) + own
             others = rest * torch.addmm(bias[num_own:], of_rows, up[num_own:].T) + others
         self.vectors = own.view(self._source.vectors.shape)
         return others

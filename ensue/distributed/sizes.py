@@ -20,6 +20,7 @@ from ensue.data.ranking.schema import RankingSchema
 from ensue.distributed.packing import bits_of
 from ensue.errors import UsageError
 from ensue.models.ranking.base import RankingModel, Trunk
+from ensue.models.ranking.dcn import DCNConfig
 from ensue.models.ranking.dcn_v2 import DCNv2Config, DCNv2Trunk
 from ensue.models.ranking.deepfm import DeepFMTrunk
 from ensue.models.ranking.dlrm import DLRMTrunk
@@ -276,20 +277,24 @@ def _substitute(model: RankingModel, num_fields: int, dim: int, weights: int) ->
 
 
 def _crosses(model: RankingModel, width: int, first: Operator, local: int) -> _Substitute:
-    """Return the cross layers of DCN-V2 over `width` numbers, and the layer that reads them."""
-    config: DCNv2Config = model.config
-    if config.cross_rank is None:
-        return _Substitute(obstacle="crosses of full rank read all vectors; set cross_rank")
-    if getattr(config, "cross_experts", 1) > 1:
-        return _Substitute(obstacle="a mixture of crosses reads all vectors; set cross_experts=1")
-    if config.cross_norm:
-        return _Substitute(obstacle="cross_norm reads the mean over all vectors")
+    """Return the cross layers over `width` numbers, and the layer that reads them."""
+    config: DCNv2Config | DCNConfig = model.config
     if getattr(config, "structure", "stacked") != "stacked":
         return _Substitute(obstacle="the outputs read parallel crosses; set structure=stacked")
+    if isinstance(config, DCNConfig):
+        rank, weights = 1, 2  # of each input: one that it is summed with, and its bias
+    elif config.cross_rank is None:
+        return _Substitute(obstacle="crosses of full rank read all vectors; set cross_rank")
+    elif getattr(config, "cross_experts", 1) > 1:
+        return _Substitute(obstacle="a mixture of crosses reads all vectors; set cross_experts=1")
+    elif config.cross_norm:
+        return _Substitute(obstacle="cross_norm reads the mean over all vectors")
+    else:
+        # Both matrices and the bias of a layer have a row for each number of the inputs.
+        rank, weights = config.cross_rank, 2 * config.cross_rank + 1
     crosses = [
-        Operator(f"cross {number + 1}", config.cross_rank, "field", everywhere=True)
+        Operator(f"cross {number + 1}", rank, "field", everywhere=True)
         for number in range(config.num_crosses)
     ]
-    # Both matrices and the bias of a layer have a row for each number of the inputs.
-    local += config.num_crosses * width * (2 * config.cross_rank + 1)
+    local += config.num_crosses * width * weights
     return _Substitute((*crosses, first), local)

@@ -21,6 +21,7 @@ from ensue.distributed.substitution import (
 from ensue.distributed.workers import Workers
 from ensue.errors import ConfigError
 from ensue.models.ranking.base import RankingModel
+from ensue.models.ranking.dcn import DCNTrunk
 from ensue.models.ranking.dcn_v2 import DCNv2Trunk
 from ensue.models.ranking.deepfm import DeepFMTrunk
 from ensue.models.ranking.dlrm import DLRMTrunk
@@ -28,7 +29,7 @@ from ensue.models.ranking.dnn import DNNTrunk
 from ensue.models.ranking.fm import FM, FMTrunk
 from ensue.models.ranking.lr import LR
 from ensue.models.ranking.wide_deep import WideDeepTrunk
-from ensue.nn.crosses import LowRankCross
+from ensue.nn.crosses import LowRankCross, VectorCross
 from ensue.nn.field_embedding import FieldEmbedding, FirstOrder
 from ensue.nn.perceptron import Perceptron
 
@@ -103,13 +104,14 @@ def _deepfm(trunk: DeepFMTrunk, maker: _Maker) -> None:
     _first_layer(trunk.layers, vectors, maker)
 
 
-def _dcn_v2(trunk: DCNv2Trunk, maker: _Maker) -> None:
+def _dcn(trunk: DCNv2Trunk, maker: _Maker) -> None:
     layers = list(trunk.crosses.layers)
-    is_low_rank = all(isinstance(layer, LowRankCross) for layer in layers)
-    if not (is_low_rank and trunk.is_stacked and isinstance(trunk.crosses.norm, nn.Identity)):
+    are_sums = all(isinstance(layer, (LowRankCross, VectorCross)) for layer in layers)
+    if not (are_sums and trunk.is_stacked and isinstance(trunk.crosses.norm, nn.Identity)):
         raise ConfigError(
-            "sums in the place of cross layers need cross_rank, one expert, structure=stacked and "
-            "no cross_norm. Set them, or send pooled vectors: table_wise or row_wise."
+            "sums in the place of cross layers need structure=stacked, and of dcn_v2 cross_rank, "
+            "one expert and no cross_norm. Set them, or send pooled vectors: table_wise or "
+            "row_wise."
         )
     if maker.group.split:
         raise ConfigError(
@@ -172,6 +174,7 @@ _SUBSTITUTIONS: dict[type[nn.Module], Callable[..., None]] = {
     DNNTrunk: _dnn,
     WideDeepTrunk: _wide_deep,
     DeepFMTrunk: _deepfm,
-    DCNv2Trunk: _dcn_v2,
+    DCNTrunk: _dcn,
+    DCNv2Trunk: _dcn,
     DLRMTrunk: _dlrm,
 }

@@ -2,11 +2,14 @@
 
 Rendle, "Factorization Machines", ICDM 2010; Naumov et al., "Deep Learning Recommendation Model for
 Personalization and Recommendation Systems", 2019, arXiv:1906.00091; Wang et al., "DCN V2: Improved
-Deep & Cross Network", WWW 2021, arXiv:2008.13535 (Eq. 1 to 4).
+Deep & Cross Network", WWW 2021, arXiv:2008.13535 (Eq. 1 to 4), and of vectors, Wang et al., "Deep &
+Cross Network for Ad Click Predictions", ADKDD 2017, arXiv:1708.05123.
 Shapes: B rows, F fields, D width of a field, H width of all inputs, R rank, E experts.
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +86,20 @@ class LowRankCross(nn.Module):
         return _cross_with(start, self.up(self.down(x)), x)
 
 
+class VectorCross(nn.Module):
+    """x0 * (w . x) + b + x (Wang et al., 2017, Eq. 3): 2 H weights."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(width))
+        nn.init.kaiming_uniform_(self.down.weight, nonlinearity="linear")
+
+    def forward(self, start: Tensor, x: Tensor) -> Tensor:
+        """Return [B, H] of x0 = start [B, H] and x [B, H]."""
+        return _cross_with(start, self.down(x), x) + self.bias
+
+
 class CrossMixture(nn.Module):
     """A mixture of low-rank crosses (Eq. 3 and 4), weighted by a softmax over x:
 
@@ -120,6 +137,7 @@ class CrossNetwork(nn.Module):
         rank: None is full.
         num_experts: of each layer; more than one needs a rank.
         normalize: a LayerNorm behind the last one.
+        kind: a "vector" of weights in each layer, in place of a "matrix".
     """
 
     def __init__(
@@ -130,11 +148,13 @@ class CrossNetwork(nn.Module):
         rank: int | None = None,
         num_experts: int = 1,
         normalize: bool = False,
+        kind: Literal["matrix", "vector"] = "matrix",
     ) -> None:
         super().__init__()
         self.width = width
         self.layers = nn.ModuleList(
-            _cross(width, rank, num_experts=num_experts) for _ in range(num_layers)
+            VectorCross(width) if kind == "vector" else _cross(width, rank, num_experts=num_experts)
+            for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(width) if normalize else nn.Identity()
 

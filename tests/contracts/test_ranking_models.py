@@ -37,6 +37,7 @@ CASES = [
     RankerCase("fm-attention", "fm", {"dim": 4, "history": "attention"}),
     RankerCase("wide-deep", "wide_deep", SMALL),
     RankerCase("deepfm", "deepfm", SMALL),
+    RankerCase("dcn", "dcn", SMALL),
     RankerCase("dcn-v2", "dcn_v2", SMALL),
     RankerCase("dcn-v2-parallel", "dcn_v2", {**SMALL, "structure": "parallel", "cross_rank": 3}),
     RankerCase("dcn-v2-mixture", "dcn_v2", {**SMALL, "cross_rank": 3, "cross_experts": 2}),

@@ -32,6 +32,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "wide_deep": {"dim": 3, "hidden": [5, 4]},
     "deepfm": {"dim": 3, "hidden": [5, 4]},
     "dcn_v2": {"dim": 3, "hidden": [5], "num_crosses": 2, "cross_rank": 2},
+    "dcn": {"dim": 3, "hidden": [5], "num_crosses": 2, "structure": "stacked"},
     "dlrm": {"dim": 3, "hidden": [5], "bottom": [4]},
     "shared_bottom": {"dim": 3, "hidden": [5], "tower": [3]},
     "shared_bottom/fm": {"dim": 3, "hidden": [5], "tower": [3], "trunk": "fm"},
@@ -184,10 +185,13 @@ def test_sums_give_the_numbers_of_one_process(
     check(name, size, options, "adagrad", 8)
 
 
+@pytest.mark.parametrize("name", ["dcn", "dcn_v2"])
 @pytest.mark.parametrize("layout", ["field", "column"])
 @pytest.mark.parametrize("schedule", ["scatter", "all_reduce"])
-def test_sums_of_cross_layers_give_the_numbers_of_one_process(layout: str, schedule: str) -> None:
-    check("dcn_v2", 3, {"scheme": "des", "layout": layout, "schedule": schedule}, "adam", 7)
+def test_sums_of_cross_layers_give_the_numbers_of_one_process(
+    name: str, layout: str, schedule: str
+) -> None:
+    check(name, 3, {"scheme": "des", "layout": layout, "schedule": schedule}, "adam", 7)
 
 
 @pytest.mark.parametrize("schedule", ["scatter", "all_reduce"])

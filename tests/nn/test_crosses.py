@@ -12,6 +12,7 @@ from ensue.nn.crosses import (
     CrossNetwork,
     LowRankCross,
     PairwiseDots,
+    VectorCross,
     sum_of_pairs,
 )
 
@@ -112,6 +113,20 @@ def test_two_layers_hold_products_of_three_inputs() -> None:
         nn.init.ones_(layer.linear.weight)
     x = draw(4, 1)
     torch.testing.assert_close(network(x), x**3 + 2 * x**2 + x)  # x (x^2 + x) + (x^2 + x)
+
+
+def test_a_cross_with_a_vector() -> None:
+    """x0 = (1, 2), w = (.5, -1), b = 0: x0 . w = -1.5, and x1 = -1.5 x0 + x0."""
+    network = CrossNetwork(2, 1, kind="vector")
+    (layer,) = network.layers
+    assert isinstance(layer, VectorCross)
+    with torch.no_grad():
+        layer.down.weight.copy_(torch.tensor([[0.5, -1.0]]))
+    start = torch.tensor([[1.0, 2.0]])
+    assert network(start).tolist() == [[-0.5, -1.0]]
+    with torch.no_grad():
+        layer.bias.copy_(torch.tensor([1.0, 3.0]))
+    assert network(start).tolist() == [[0.5, 2.0]]
 
 
 def test_the_norm_comes_last() -> None:

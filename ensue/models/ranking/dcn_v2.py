@@ -9,11 +9,12 @@ Shapes: B rows, H width.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 
+from ensue.config import Config
 from ensue.data.ranking.batch import RankingBatch
 from ensue.data.ranking.schema import RankingSchema
 from ensue.models.ranking.base import DeepConfig, Trunk, TrunkModel, TrunkOutput, make_fields
@@ -50,22 +51,27 @@ class DCNv2Config(DeepConfig):
 class DCNv2Trunk(Trunk):
     """Cross layers over all inputs, with a deep network behind them or beside them."""
 
-    Config = DCNv2Config
+    Config: ClassVar[type[Config]] = DCNv2Config
 
-    def __init__(self, config: DCNv2Config, *, schema: RankingSchema) -> None:
+    def __init__(self, config: Any, *, schema: RankingSchema) -> None:
         super().__init__(config, schema=schema)
         self.fields = make_fields(config, schema, dense=True)
         width = self.fields.width
-        self.crosses = CrossNetwork(
+        self.crosses = self.make_crosses(config, width)
+        self.layers = Perceptron(width, config.hidden, config.dropout)
+        self.is_stacked = config.structure == "stacked"
+        self.width = self.layers.width + (0 if self.is_stacked else width)
+
+    @staticmethod
+    def make_crosses(config: Any, width: int) -> CrossNetwork:
+        """Return the cross layers of a config of this class."""
+        return CrossNetwork(
             width,
             config.num_crosses,
             rank=config.cross_rank,
             num_experts=config.cross_experts,
             normalize=config.cross_norm,
         )
-        self.layers = Perceptron(width, config.hidden, config.dropout)
-        self.is_stacked = config.structure == "stacked"
-        self.width = self.layers.width + (0 if self.is_stacked else width)
 
     def forward(self, batch: RankingBatch) -> TrunkOutput:
         """Return the representation of each row."""

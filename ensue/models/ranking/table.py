@@ -12,6 +12,7 @@ from ensue.config import Config
 from ensue.data.ranking.schema import RankingSchema
 from ensue.errors import UsageError, did_you_mean
 from ensue.models.ranking.base import RankingModel
+from ensue.models.ranking.dcn import DCN
 from ensue.models.ranking.dcn_v2 import DCNv2
 from ensue.models.ranking.deepfm import DeepFM
 from ensue.models.ranking.dlrm import DLRM
@@ -49,6 +50,7 @@ RANKERS: dict[str, Ranker] = {
     "fm": Ranker(FM, defaults=_DEFAULTS),
     "wide_deep": Ranker(WideDeep, defaults=_DEFAULTS),
     "deepfm": Ranker(DeepFM, defaults=_DEFAULTS),
+    "dcn": Ranker(DCN, defaults=_DEFAULTS),
     "dcn_v2": Ranker(
         DCNv2,
         presets={"full": {}, "mixture": {"cross_rank": 64, "cross_experts": 4}},

@@ -57,6 +57,7 @@ def accuracy(model: RankingModel, batch: RankingBatch) -> float:
         ("fm", {"dim": 4}),
         ("deepfm", {"dim": 4, "hidden": [16]}),
         ("wide_deep", {"dim": 4, "hidden": [32]}),
+        ("dcn", {"dim": 4, "hidden": [16], "num_crosses": 1}),
         ("dcn_v2", {"dim": 4, "hidden": [16], "num_crosses": 1}),
         ("dlrm", {"dim": 4, "hidden": [16]}),
     ],

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ensue.config import make_config
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.table import RANKERS, build_ranker
+from ensue.nn.crosses import VectorCross
 from ensue.nn.field_embedding import FieldEmbedding
 from tests.ranking_helpers import make_schema, random_batch, take
 
@@ -97,6 +98,9 @@ def deepfm(model: Any, row: int, task: int) -> Tensor:
 def crossed(network: nn.Module, start: Tensor) -> Tensor:
     x = start
     for layer in network.layers:
+        if isinstance(layer, VectorCross):
+            x = start * (layer.down.weight[0] @ x) + layer.bias + x
+            continue
         x = start * (layer.linear.weight @ x + layer.linear.bias) + x
     if isinstance(network.norm, nn.LayerNorm):
         variance = ((x - x.mean()) ** 2).mean()
@@ -175,6 +179,8 @@ CASES = [
     ("fm", fm, {"dim": 3}),
     ("wide_deep", wide_deep, DEEP),
     ("deepfm", deepfm, DEEP),
+    ("dcn", dcn_v2, {**DEEP, "num_crosses": 2}),
+    ("dcn", dcn_v2, {**DEEP, "num_crosses": 2, "structure": "stacked"}),
     ("dcn_v2", dcn_v2, {**DEEP, "num_crosses": 2}),
     ("dcn_v2", dcn_v2, {**DEEP, "num_crosses": 2, "structure": "parallel", "cross_norm": True}),
     ("dlrm", dlrm, {**DEEP, "bottom": [4]}),
