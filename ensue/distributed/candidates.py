@@ -32,7 +32,9 @@ WAYS: tuple[tuple[Scheme, Schedule], ...] = (
     ("des", "all_reduce"),
 )
 _DENSE_BYTES = 16  # of a weight outside of the tables: itself, its gradient, two moments of Adam
-READ_SHARE = 0.15  # of what a value takes, to read it and see that another worker has its row
+# Of a look-up, measured on CPUs: to read a value and see that another worker has its row, and to
+# pack, send and unpack one.
+READ_SHARE, EXCHANGE_SHARE = 0.2, 1.1
 _STEP_FLOPS = 6  # of such a weight and a row: a product and a sum, forward and twice backward
 
 
@@ -152,7 +154,8 @@ def make_candidate(
     flops, traffic = _work(scheme, schedule, sizes, workload, split)
     compute = flops / (cluster.tflops * 1e12)
     compute += (traffic + 2 * buffers) / (cluster.memory_gb_s * GB)
-    compute += _values(schedule, sizes, split) * cluster.value_ns * 1e-9
+    unique = _unique_ids(sizes, workload, split)
+    compute += _values(scheme, schedule, sizes, split, unique) * cluster.value_ns * 1e-9
     network, latency = cluster.seconds(transfers), cluster.latency_seconds(transfers)
     if memory > cluster.memory_gb * GB:
         obstacle = f"{memory / GB:,.1f} GB are more than the {cluster.memory_gb:g} GB of a worker"
@@ -297,11 +300,18 @@ def _upper_rows(schedule: Schedule, split: Split) -> int:
     return split.num_rows * (split.num_workers if schedule == "all_reduce" else 1)
 
 
-def _values(schedule: Schedule, sizes: Sizes, split: Split) -> float:
-    """Return how many values a worker handles in a step; one that it only reads counts in part."""
+def _values(scheme: Scheme, schedule: Schedule, sizes: Sizes, split: Split, unique: float) -> float:
+    """Return the work of a worker with values in a step, in look-ups of one of them in a table."""
     own = split.num_rows * sizes.ids_per_row
-    others = own * (split.num_workers - 1) if schedule == "all_reduce" else 0.0
-    return own + READ_SHARE * others
+    num_tables = (sizes.dim > 0) + (sizes.weights > 0)
+    work = own * num_tables
+    if schedule == "all_reduce":
+        return work + READ_SHARE * own * (split.num_workers - 1)
+    if split.num_workers == 1:
+        return work
+    if scheme == "replicated":  # the rows of all workers are joined and stepped
+        return work + num_tables * split.num_workers * unique
+    return work + EXCHANGE_SHARE * own
 
 
 def _work(

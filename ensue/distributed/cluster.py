@@ -36,8 +36,8 @@ class Cluster(Config):
     latency_us: microseconds until a collective of next to nothing has ended.
     memory_gb, memory_gb_s, tflops: of a worker, its memory, the GB/s of it and the 10^12 products
         and sums in a second.
-    value_ns: nanoseconds that a worker takes for a value beside what memory moves: to read it, to
-        find its vector, and to step its row. On a core of a CPU it is 100 to 200.
+    value_ns: nanoseconds that a worker takes for a value and a table, beside what memory moves: to
+        find its row, and to step it. On a core of a CPU it is about 90.
     backend: with gloo a reduce-scatter is an exchange of all with all, with nccl a ring.
     """
 
