@@ -9,6 +9,7 @@ values; V values of a vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -111,7 +112,7 @@ class KeyExchange:
         All workers call it with the same number of rows.
         """
         num_rows, rank, size = entries.lengths.shape[1], self.workers.rank, self.workers.size
-        parts = self._parts(entries)
+        parts = self._parts(entries, range(size))
         none = torch.zeros(0, dtype=torch.uint8)
         messages = [
             none if other == rank else _pack_part(part, self._bits[other])
@@ -137,7 +138,7 @@ class KeyExchange:
     def own_of(self, entries: Entries) -> OwnEntries:
         """Return what of the values of all rows this worker has rows of; nothing is sent."""
         rank = self.workers.rank
-        values, lengths, totals = self._parts(entries)[rank]
+        ((values, lengths, totals),) = self._parts(entries, [rank])
         full = lengths.clone()
         full[self._partial[rank]] = totals
         return OwnEntries(values, lengths[None], full[None])
@@ -145,38 +146,43 @@ class KeyExchange:
     def _places_of_partial(self, columns: tuple[int, ...]) -> list[int]:
         return [place for place, number in enumerate(columns) if self._is_partial[number]]
 
-    def _parts(self, entries: Entries) -> list[_Part]:
-        """Return for each worker values [S], lengths [G, b], and full lengths of partial bags."""
+    def _parts(self, entries: Entries, ranks: Sequence[int]) -> list[_Part]:
+        """Return for workers values [S], lengths [G, b], and full lengths of partial bags."""
         ends = entries.lengths.sum(dim=1, dtype=torch.int64).cumsum(0).tolist()
         starts = [0, *ends[:-1]]
-        values: list[list[Tensor]] = [[entries.values[:0]] for _ in range(self.owners.size)]
-        lengths: list[list[Tensor]] = [[entries.lengths[:0]] for _ in range(self.owners.size)]
+        values: dict[int, list[Tensor]] = {rank: [entries.values[:0]] for rank in ranks}
+        lengths: dict[int, list[Tensor]] = {rank: [entries.lengths[:0]] for rank in ranks}
         for group in self.owners.groups:
+            wanted = [rank for rank in group.holders if rank in values]
+            if not wanted:
+                continue
             spans = _spans(group.columns)
             own = torch.cat([entries.values[starts[one] : ends[other]] for one, other in spans])
             cells = entries.lengths[list(group.columns)]
-            for rank, part in self._divided(own, cells, group):
+            for rank, part in self._divided(own, cells, group, wanted):
                 values[rank].append(part.values)
                 lengths[rank].append(part.lengths)
         parts = []
-        for rank, columns in enumerate(self._columns):
+        for rank in ranks:
+            columns = self._columns[rank]
             partial = [columns[place] for place in self._partial[rank]]
             totals = entries.lengths[partial]
             parts.append((torch.cat(values[rank]), torch.cat(lengths[rank]), totals))
         return parts
 
-    def _divided(self, values: Tensor, lengths: Tensor, group: Group) -> list[tuple[int, Entries]]:
-        """Return the part of each holder in the values of a group of columns."""
+    def _divided(
+        self, values: Tensor, lengths: Tensor, group: Group, wanted: Sequence[int]
+    ) -> Iterator[tuple[int, Entries]]:
+        """Yield the parts of some holders in the values of a group of columns."""
         number = len(group.holders)
         if number == 1 or self.owners.by_element:
-            return [(rank, Entries(values, lengths)) for rank in group.holders]
+            yield from ((rank, Entries(values, lengths)) for rank in wanted)
+            return
         places = self.owners.places(values, number)
         codes = self.owners.local_codes(values, number)
-        parts = []
-        for place, rank in enumerate(group.holders):
-            is_own = places == place
-            parts.append((rank, Entries(codes[is_own], count_kept(is_own, lengths))))
-        return parts
+        for rank in wanted:
+            is_own = places == group.holders.index(rank)
+            yield rank, Entries(codes[is_own], count_kept(is_own, lengths))
 
 
 _Part = tuple[Tensor, Tensor, Tensor]

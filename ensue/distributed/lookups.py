@@ -35,7 +35,7 @@ def own_vectors(fields: FieldEmbedding, keys: Tensor, own: OwnEntries) -> Tensor
         # Without a table too, a worker takes part in what the others do in the backward pass.
         return out.requires_grad_(torch.is_grad_enabled())
     offsets = own.offsets
-    cells = keys[None, :, None].expand(own.lengths.shape).flatten()
+    cells = keys.to(own.lengths.device)[None, :, None].expand(own.lengths.shape).flatten()
     places = cells.repeat_interleave(offsets.diff(), output_size=len(own.values))
     weights = own.mean_weights(offsets, fields.zero.dtype)
     sums = fields.table.sums(own.values, places, offsets, weights)

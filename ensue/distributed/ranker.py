@@ -150,8 +150,9 @@ class SharedRanker(nn.Module):
     @torch.no_grad()
     def outputs_of_all(self, whole: RankingBatch) -> Tensor:
         """Return what `forward` of one process gives for the rows of all [B, M], on all workers."""
-        batch = self.share(whole)
-        own = self(batch)
+        batch = self.share(whole)  # by the processor; then to the model
+        tensors = [tensor.to(self.workers.device) for tensor in batch.tensors()]
+        own = self(SharedBatch.from_tensors(tensors, self.schema))
         if self.is_redundant:
             return own
         padded = own.new_zeros(batch.num_rows, own.shape[1])
