@@ -24,6 +24,7 @@ def call(*arguments: object) -> Any:
     return CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_one_json_object_and_a_command_that_gives_the_best_again(folder: Path) -> None:
     result = call(
         *("tune", "caser", folder / "data", "-o", folder / "search", "--trials", 2, "--json"),

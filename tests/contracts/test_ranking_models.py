@@ -134,6 +134,7 @@ def test_every_parameter_learns_and_rows_of_values_are_in_tables(case: RankerCas
     assert tables == {id(p) for n, p in model.named_parameters() if is_table(n)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(RANKERS) - {"lr"}))  # a linear model cannot
 def test_learns_64_rows_by_heart(name: str) -> None:
     batch = random_batch(SCHEMA, 64, seed=4, unlabeled=0.3)

@@ -1,4 +1,4 @@
-"""Of the tests with several processes those that say most; all of them are slow tests."""
+"""What training over several workers is in one process: the others of its tests are slow tests."""
 
 from __future__ import annotations
 
@@ -9,29 +9,22 @@ import torch
 
 from ensue.distributed.workers import Workers
 from tests.distributed.spawn import run_workers
-from tests.distributed.test_ranker import check
-from tests.training import test_shared_items
+from tests.distributed.test_ranker import train_alone, train_shared
 
 DES = [
     ("fm", {"layout": "field", "schedule": "scatter"}),
     ("deepfm", {"layout": "hash", "schedule": "all_reduce"}),
-    ("dcn_v2", {"layout": "field", "schedule": "scatter"}),
+    ("dcn", {"layout": "field", "schedule": "scatter"}),
     ("dlrm", {"layout": "column", "schedule": "scatter"}),
 ]
 
 
 @pytest.mark.parametrize(("name", "options"), DES, ids=[name for name, _ in DES])
-def test_sums_give_the_numbers_of_one_process(name: str, options: dict[str, Any]) -> None:
-    check(name, 3, {"scheme": "des", **options}, "adagrad", 7)
-
-
-@pytest.mark.parametrize("scheme", ["table_wise", "replicated"])
-def test_pooled_vectors_give_the_numbers_of_one_process(scheme: str) -> None:
-    check("ple", 2, {"scheme": scheme, "layout": "field"}, "adagrad", 7)
-
-
-def test_items_are_those_of_one_process() -> None:
-    test_shared_items.test_two_workers("sasrec")
+def test_sums_give_the_numbers_of_the_model_itself(name: str, options: dict[str, Any]) -> None:
+    found = train_shared(Workers.alone(), name, "adagrad", 7, {"scheme": "des", **options})
+    expected = train_alone(name, "adagrad", 7)
+    assert found["losses"] == pytest.approx(expected["losses"], rel=1e-12, abs=1e-12)
+    torch.testing.assert_close(found["predicted"], expected["predicted"], rtol=0, atol=1e-12)
 
 
 def sent(workers: Workers) -> dict[str, int]:

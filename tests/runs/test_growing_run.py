@@ -24,6 +24,8 @@ from ensue.training.objectives import make_objective
 from tests.helpers import make_dataset
 from tests.training.test_resume import assert_same_run, stop_after
 
+pytestmark = pytest.mark.slow  # trainings of seconds
+
 NUM_ITEMS = 40
 FAST: dict[str, Any] = {"dim": 8, "epochs": 2, "growth": {"slab_bits": 4}}
 OF_FAMILY: dict[str, dict[str, Any]] = {

@@ -300,6 +300,7 @@ def test_the_page_of_a_random_order_has_no_fit(tmp_path: Path) -> None:
     assert "Dep_L less the floor" not in texts  # one series needs no legend
 
 
+@pytest.mark.slow
 def test_ties_are_told(tmp_path: Path) -> None:
     log = pl.DataFrame(
         {"user": [1, 1, 1, 2, 2], "item": [1, 2, 3, 2, 1], "timestamp": [5, 5, 9, 7, 7]}

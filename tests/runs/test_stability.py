@@ -120,6 +120,7 @@ def test_the_page_shows_curves_and_tables(found: Any) -> None:
     assert "NaN" not in page
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_repeats_nothing(found: Any, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         stability(Planted(stop_at=7).bench, out=tmp_path / "out", **SWEEP)
@@ -139,6 +140,7 @@ def test_an_interrupted_sweep_repeats_nothing(found: Any, tmp_path: Path) -> Non
         )
 
 
+@pytest.mark.slow
 def test_rates_above_a_divergence_of_all_can_be_left_out(tmp_path: Path) -> None:
     planted = Planted()
     sweep = {**SWEEP, "rules": ["none"]}

@@ -140,6 +140,7 @@ def test_the_final_model_is_trained_on_both_parts(dataset: RankingDataset, tmp_p
         run.evaluate(split="validation")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("growth", [None, {}])
 @pytest.mark.parametrize("optimizer", ["lazy_adam", "clippy"])
 def test_resume_after_an_interruption(
@@ -259,6 +260,7 @@ def test_tables_that_cannot_be_predicted(run: RankingRun, folder: Path, tmp_path
     assert list(tmp_path.glob("scores*")) == []
 
 
+@pytest.mark.slow
 def test_the_report_shows_tasks_and_clipping(run: RankingRun) -> None:
     html = write_ranking_report(run).read_text()
     assert_self_contained(html)

@@ -26,6 +26,8 @@ from ensue.training.loop import TrainingLoop
 from ensue.training.objectives import make_objective
 from tests.contracts.planted import histories_of
 
+pytestmark = pytest.mark.slow  # trainings of seconds
+
 NUM_ITEMS = 25
 TABLES = ("item_embedding", "output_embedding", "own_output", "item_bias", "output_bias")
 FAMILIES: dict[str, Any] = {

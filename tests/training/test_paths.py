@@ -57,6 +57,7 @@ def stop_after(loop: TrainingLoop, steps: int) -> None:
     loop._save = save_and_count  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["random", "kmeans"])
 def test_a_resumed_training_equals_one_that_never_stopped(start, tmp_path):
     whole = make_model(start=start, joint_epochs=2)

@@ -76,6 +76,7 @@ def test_an_event_long_ago_is_still_read() -> None:
     assert not torch.allclose(one, other, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_learns_an_order_by_heart() -> None:
     torch.manual_seed(0)
     model = GRU4Rec(GRU4RecConfig(dim=16, max_len=8, dropout=0.0), num_users=2, num_items=6)
