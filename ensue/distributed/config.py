@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 
 from ensue.config import Config
+from ensue.errors import ConfigError
 
 LayoutName = Literal["auto", "field", "hash", "column"]
 _WIRES = {"full": None, "bfloat16": torch.bfloat16}
@@ -43,6 +44,24 @@ class DistributedConfig(WorkersConfig):
     wire: Literal["full", "bfloat16"] = "full"
     network_gbits: float | None = Field(default=None, gt=0)
     full_every: int = Field(default=10, ge=1)
+
+    def check_read(self, scheme: str | None) -> None:
+        """Refuse settings that change nothing with a scheme; None is a training of one process.
+
+        Raises:
+            ConfigError: there is one.
+        """
+        read = dict.fromkeys(type(self).model_fields, scheme is not None)
+        if scheme is not None:
+            read["layout"] = scheme != "replicated"
+            read["schedule"] = scheme in ("des", "auto")
+            read["wire"] = scheme != "replicated"
+            read["network_gbits"] = scheme == "auto"
+        for name, is_read in read.items():
+            value = getattr(self, name)
+            if not is_read and value != type(self).model_fields[name].default:
+                where = "without --distributed" if scheme is None else f"with distributed={scheme}"
+                raise ConfigError(f"{name} changes nothing {where}; got {name}={value}. Drop it.")
 
     @property
     def wire_type(self) -> torch.dtype | None:

@@ -32,7 +32,8 @@ class CrossSums(Pieces):
         super().__init__()
         self.layers = crosses.layers
         self._source, self._group = source, group
-        self.columns, self.inputs, self.dim = source.columns, source.inputs, source.dim
+        self.inputs, self.parted, self.dim = source.inputs, source.parted, source.dim
+        self.columns = source.columns
         own, width = source.inputs(source.columns), crosses.width
         rest = torch.arange(group.num_columns * source.dim, width)
         self._own = len(own)

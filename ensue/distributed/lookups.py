@@ -31,9 +31,7 @@ def own_vectors(fields: FieldEmbedding, keys: Tensor, own: OwnEntries) -> Tensor
     """
     num_workers, num_columns, num_rows = own.lengths.shape
     if fields.table is None or num_columns == 0:
-        out = fields.zero.new_zeros(num_workers, num_rows, num_columns, fields.dim)
-        # Without a table too, a worker takes part in what the others do in the backward pass.
-        return out.requires_grad_(torch.is_grad_enabled())
+        return fields.zero.new_zeros(num_workers, num_rows, num_columns, fields.dim)
     offsets = own.offsets
     cells = keys.to(own.lengths.device)[None, :, None].expand(own.lengths.shape).flatten()
     places = cells.repeat_interleave(offsets.diff(), output_size=len(own.values))

@@ -131,8 +131,3 @@ def looked_up(schema: RankingSchema) -> tuple[RankingColumn, ...]:
 def by_hash(schema: RankingSchema, size: int) -> dict[str, tuple[int, ...]]:
     """Return the layout in which every worker has an equal share of every vocabulary."""
     return dict.fromkeys(schema.vocabularies, tuple(range(size)))
-
-
-def one_after_the_other(schema: RankingSchema, size: int) -> dict[str, tuple[int, ...]]:
-    """Return the layout in which workers take whole vocabularies in turn, whatever their size."""
-    return {name: (number % size,) for number, name in enumerate(schema.vocabularies)}

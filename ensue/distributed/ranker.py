@@ -179,7 +179,7 @@ class SharedRanker(nn.Module):
 
     def _gather_sparse_gradients(self) -> None:
         """Have of replicated tables the gradients of the rows that any worker has read."""
-        if self._keys is not None:
+        if self._keys is not None:  # tables are divided: owners have whole gradients
             return
         for table in self._sparse_tables():
             grad = table.grad

@@ -49,8 +49,7 @@ class Source:
     """The vectors, for the rows of all workers, of the columns that this one has rows of.
 
     fields: what is replicated of them, numbers and dense vectors, they give as before.
-    columns: of the F, in the order of `vectors`. split: places of those that others have rows of
-        too.
+    columns: of the F, in the order of `vectors`.
     dim: D. elements: [D'] of a vector that this worker has: all, but where vectors are divided.
     vectors: [B, G, D'] of the batch that is computed.
 
@@ -77,6 +76,16 @@ class Source:
         if self._has_own_rows:
             own = own.of_rows(self._owners, self._rank)
         self.vectors = own_vectors(self.fields, self._keys, own).flatten(0, 1)
+
+    def parted(self, split: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+        """Return where whole columns are in `vectors`, where split ones, and these among `split`.
+
+        Args:
+            split: columns that several workers have rows of.
+        """
+        whole = [place for place, column in enumerate(self.columns) if column not in split]
+        parts = [place for place, column in enumerate(self.columns) if column in split]
+        return whole, parts, [split.index(self.columns[place]) for place in parts]
 
     def wide(self, own: Tensor) -> Tensor:
         """Return [B, D] with own elements [B, D'] in their places, and zeros."""
@@ -196,7 +205,8 @@ class Substitution:
 class FirstOrderSum(Operator):
     """The weights of a row's values, summed over the columns: c = M.
 
-    less: products of pairs whose squares of columns are to be taken off, in the same M numbers.
+    Args:
+        less: products of pairs, whose squares of columns are taken off in the same M numbers.
     """
 
     def __init__(
@@ -234,10 +244,7 @@ class PairSums(Operator):
         self._is_read = isinstance(pairs, PairLogits)
         self.readout = pairs.readout if isinstance(pairs, PairLogits) else None
         self._source, self._group = source, group
-        # Of the columns of this worker the whole ones, and where the split ones are among all.
-        self._whole = [n for n, c in enumerate(source.columns) if c not in split]
-        self._parts = [n for n, c in enumerate(source.columns) if c in split]
-        self._places = [split.index(source.columns[n]) for n in self._parts]
+        self._whole, self._parts, self._places = source.parted(split)
         self._num_split = len(split)
 
     def squares(self) -> Tensor:
@@ -298,9 +305,7 @@ class FirstLayerSum(Operator):
         split = group.split
         self.weight, self.bias = layer.weight, layer.bias
         self._source, self._group, self._at_once = source, group, at_once
-        self._whole = [n for n, c in enumerate(source.columns) if c not in split]
-        self._parts = [n for n, c in enumerate(source.columns) if c in split]
-        places = [list(split).index(source.columns[n]) for n in self._parts]
+        self._whole, self._parts, places = source.parted(split)
         own = source.inputs([source.columns[n] for n in self._whole])
         shared = source.inputs(split)
         rest = torch.arange(group.num_columns * source.dim, layer.in_features)
@@ -317,13 +322,10 @@ class FirstLayerSum(Operator):
         """Return own columns times their weights [B, H]."""
         vectors = self._source.vectors
         out = vectors[:, self._whole].flatten(1) @ self.weight[:, : self._own].T
-        if self._parts:
+        if self._num_split:  # with no such column here too: all take part in sums of gradients
             shared = self.weight[:, self._own : self._own + self._num_split]
             used = self._group.replicated(shared)[:, self._rows]
             out = out + vectors[:, self._parts].flatten(1) @ used.T
-        elif self._num_split:  # take part in the sum of its gradient
-            shared = self.weight[:, self._own : self._own + self._num_split]
-            out = out + 0 * self._group.replicated(shared).sum()
         return out
 
     def forward(self, rest: Tensor) -> Tensor:

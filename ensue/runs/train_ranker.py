@@ -59,12 +59,13 @@ def train_ranker(
         RunError: the loss is not finite, or another process is gone.
         KeyboardInterrupt: Ctrl-C; continue with resume=True.
     """
+    started = time.perf_counter()
     dataset = data if isinstance(data, RankingDataset) else RankingDataset(data)
     if fit not in get_args(Fit):
         raise UsageError(f"fit must be 'train' or 'train+validation'; got {fit!r}.")
-    scheme = None if distributed is None else check_scheme(distributed)
     defaults = {"metric": default_metric(dataset.schema), **get_ranker_preset(model, preset)}
     chosen = resolve_ranking_settings(model, {**defaults, **settings})
+    scheme = check_scheme(distributed, chosen.distributed)
     out = Path(out)
     described = {
         "kind": KIND,
@@ -76,7 +77,6 @@ def train_ranker(
     identity = {**described, "dataset": dataset.info.hash}
     open_out = partial(open_training, out, identity, overwrite=overwrite)
     training = RankerTraining(RankerMaker(model, chosen, dataset, fit), out, on_validation)
-    started = time.perf_counter()
 
     def save(trained: RankingModel, facts: dict[str, Any]) -> RankingRun:
         info = {

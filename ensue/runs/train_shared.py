@@ -172,18 +172,20 @@ def _check_rule(training: TrainingConfig, ranker: SharedRanker) -> None:
         )
 
 
-def check_scheme(name: str) -> Scheme | Literal["auto"]:
-    """Return the scheme of this name; "auto" is the one that the plan takes.
+def check_scheme(name: str | None, config: DistributedConfig) -> Scheme | Literal["auto"] | None:
+    """Return the scheme of this name; "auto" is the one that the plan takes, None is one process.
 
     Raises:
         UsageError: there is none.
+        ConfigError: a setting changes nothing with it.
     """
     names = ("auto", *get_args(Scheme))
-    if name not in names:
+    if name is not None and name not in names:
         raise UsageError(
             f"there is no scheme {name!r}, but {', '.join(names)}.{did_you_mean(name, names)}"
         )
-    return cast(Scheme, name)
+    config.check_read(name)
+    return cast(Scheme | None, name)
 
 
 def choose_scheme(

@@ -81,7 +81,8 @@ class Checkpoints:
             gathered: by the objective.
             counters: JSON.
         """
-        save_checkpoint(self._path(name), model, optimizer, gathered, counters)
+        tensors = training_state(model, optimizer, gathered)
+        save_tensors(self._path(name), tensors, {"counters": json.dumps(counters)})
 
     def load(
         self, name: str, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -91,7 +92,10 @@ class Checkpoints:
         Raises:
             RunError: the file is damaged or belongs to another model.
         """
-        return load_checkpoint(self._path(name), model, optimizer)
+        tensors, metadata = load_tensors(self._path(name))
+        restore_training(tensors, model, optimizer)
+        stored: dict[str, Any] = json.loads(metadata["counters"])
+        return under(tensors, "objective."), stored
 
     def save_weights(self, name: str, model: nn.Module) -> None:
         """Write the state of the model alone."""
@@ -109,37 +113,6 @@ class Checkpoints:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
-
-
-def save_checkpoint(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    gathered: dict[str, Tensor],
-    counters: dict[str, Any],
-) -> None:
-    """Write the state of `model`, `optimizer`, the generators, and of the objective and the loop.
-
-    Args:
-        gathered: by the objective.
-        counters: JSON.
-    """
-    tensors = training_state(model, optimizer, gathered)
-    save_tensors(path, tensors, {"counters": json.dumps(counters)})
-
-
-def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Restore what `save_checkpoint` wrote, in place; return what was gathered, and the counters.
-
-    Raises:
-        RunError: the file is damaged or belongs to another model.
-    """
-    tensors, metadata = load_tensors(path)
-    restore_training(tensors, model, optimizer)
-    counters: dict[str, Any] = json.loads(metadata["counters"])
-    return under(tensors, "objective."), counters
 
 
 def training_state(

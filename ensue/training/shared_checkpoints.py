@@ -137,8 +137,7 @@ class SharedCheckpoints(Checkpoints):
             base: the files that it goes on from; none where it is whole.
         """
         for own, piece in self.ranker.pieces.items():
-            axis = torch.tensor([piece.axis])
-            tensors[f"{PIECE}{own}"] = torch.cat([axis, piece.places])
+            tensors[f"{PIECE}{own}"] = _packed(piece)
         before = json.loads(self._manifest(name).read_text()) if self.exists(name) else {}
         number = before.get("number", 0) + 1
         files = [f"{name}-{number}-{rank}.safetensors" for rank in range(self.workers.size)]
@@ -158,12 +157,22 @@ class SharedCheckpoints(Checkpoints):
         stored = json.loads(self._manifest(name).read_text(encoding="utf-8"))
         tables, rank = _named_tables(self.ranker), self.workers.rank
         with _opened(self.folder, stored) as parts:
-            if len(parts) == self.workers.size:
+            if len(parts) == self.workers.size and self._has_same_pieces(parts[rank].file):
                 return _own(parts[rank], tables), stored["counters"]
             tensors = _divided(parts, self.ranker.pieces, tables, self.ranker.owns)
         torch.manual_seed(rank)  # what is drawn in a worker's rows is of the new division
         tensors["generator.cpu"] = torch.get_rng_state()
         return tensors, stored["counters"]
+
+    def _has_same_pieces(self, file: Any) -> bool:
+        """Return whether a file has the parts of the parameters that this worker has."""
+        stored = {n.removeprefix(PIECE) for n in file.keys() if n.startswith(PIECE)}  # noqa: SIM118
+        if stored != set(self.ranker.pieces):
+            return False
+        return all(
+            torch.equal(file.get_tensor(f"{PIECE}{name}"), _packed(piece))
+            for name, piece in self.ranker.pieces.items()
+        )
 
     def _manifest(self, name: str) -> Path:
         return self.folder / f"{name}.json"
@@ -227,7 +236,7 @@ def _divided(
     tables: Mapping[str, DynamicEmbedding],
     owns: Owns,
 ) -> dict[str, Tensor]:
-    """Return what a worker has of what others stored, in another number.
+    """Return what a worker has of what others stored, in another number or another division.
 
     Args:
         parts: of each worker that stored. pieces: of this one. tables: those that grow, by what
@@ -235,22 +244,44 @@ def _divided(
     """
     files = [part.file for part in parts]
     names = list(files[0].keys())
-    parameters = [name.removeprefix(PIECE) for name in names if name.startswith(PIECE)]
+    divided = [name.removeprefix(PIECE) for name in names if name.startswith(PIECE)]
+    of_tensor = {
+        name: parameter
+        for parameter in {*divided, *pieces}
+        for name in names
+        if _belongs(name, parameter, files[0])
+    }
     tensors: dict[str, Tensor] = {}
     for name in names:
         if name.startswith((PIECE, *tables)):
             continue
-        stored = [file.get_tensor(name) for file in files]
-        tensors[name] = stored[0]
-        for parameter in parameters:
-            if name.split(".", 1)[1].startswith(f"model.{parameter}"):
-                found = [_piece(file.get_tensor(f"{PIECE}{parameter}")) for file in files]
-                axis, places = found[0].axis, found[0].places
-                if stored[0].shape[axis : axis + 1] == places.shape:  # not a count of steps, say
-                    tensors[name] = local_part(joined(stored, found), pieces.get(parameter))
+        parameter = of_tensor.get(name, "")
+        if parameter in divided:
+            found = [_piece(file.get_tensor(f"{PIECE}{parameter}")) for file in files]
+            whole = joined([file.get_tensor(name) for file in files], found)
+        else:
+            whole = files[0].get_tensor(name)
+        tensors[name] = local_part(whole, pieces.get(parameter))
     for prefix, table in tables.items():
         tensors |= _state(read_divided_table(parts, prefix, table, owns), prefix)
     return tensors
+
+
+def _belongs(name: str, parameter: str, file: Any) -> bool:
+    """Return whether a tensor is a parameter, or has a number for each of its numbers."""
+    own = name.partition(".")[2]
+    if own != f"model.{parameter}" and not own.startswith(f"model.{parameter}."):
+        return False
+    # The optimizer's count of steps is none of these.
+    whole: bool = (
+        file.get_slice(name).get_shape() == file.get_slice(f"model.model.{parameter}").get_shape()
+    )
+    return whole
+
+
+def _packed(piece: Piece) -> Tensor:
+    """Return the axis and the places of a piece in one tensor."""
+    return torch.cat([torch.tensor([piece.axis]), piece.places])
 
 
 def _piece(stored: Tensor) -> Piece:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ensue.config import make_config
 from ensue.data.ranking.batch import RankingBatch
 from ensue.data.ranking.schema import RankingSchema
-from ensue.distributed.owners import by_hash, one_after_the_other
+from ensue.distributed.owners import by_hash
 from ensue.distributed.ranker import SharedRanker
 from ensue.distributed.shards import joined
 from ensue.distributed.workers import Workers
@@ -39,6 +39,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mmoe": {"dim": 3, "num_experts": 2, "expert": [4], "tower": [3]},
     "ple": {"dim": 3, "expert": [4], "tower": [3]},
 }
+
+
+def one_after_the_other(schema: RankingSchema, size: int) -> dict[str, tuple[int, ...]]:
+    """Return the layout in which workers take whole vocabularies in turn."""
+    return {name: (number % size,) for number, name in enumerate(schema.vocabularies)}
 
 
 def make_model(name: str, schema: RankingSchema) -> RankingModel:

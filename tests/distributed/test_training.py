@@ -95,6 +95,18 @@ def test_four_processes_write_and_three_read(
     assert_equal_runs(run, whole, tolerance=CLOSE)  # up to the order of sums
 
 
+@pytest.mark.parametrize(("before", "after"), [("field", "hash"), ("hash", "field")])
+def test_a_training_goes_on_in_another_layout(
+    data: Path, tmp_path: Path, before: str, after: str
+) -> None:
+    settings = {**DEEPFM, "optimizer": "lazy_adam", "checkpoint_seconds": 0.0}
+    whole = train_on(3, data, tmp_path / "whole", "des", {**settings, "layout": before})
+    out = tmp_path / "run"
+    start_on(3, data, out, "des", {**settings, "layout": before}, crash_after=5)
+    run = train_on(3, data, out, "des", {**settings, "layout": after, "resume": True})
+    assert_equal_runs(run, whole, tolerance=CLOSE)
+
+
 def test_growing_tables_of_workers_have_the_losses_of_static_ones(
     data: Path, tmp_path: Path
 ) -> None:

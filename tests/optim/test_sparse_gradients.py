@@ -18,7 +18,7 @@ from ensue.optim.adagrad import Adagrad
 from ensue.optim.clipping import clip_whole_gradient_
 from ensue.optim.clippy import Clippy, Direction, Rule
 from ensue.optim.lazy_adam import LazyAdam
-from ensue.training.checkpoints import load_checkpoint, save_checkpoint
+from ensue.training.checkpoints import Checkpoints
 
 ROWS, DIM = 50, 5
 Make = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
@@ -148,10 +148,11 @@ def test_resumes_to_the_same_bits(name: str, tmp_path: Path) -> None:
     train(whole, OPTIMIZERS[name](whole.parameters()), range(6))
     optimizer = OPTIMIZERS[name](stopped.parameters())
     train(stopped, optimizer, range(3))
-    save_checkpoint(tmp_path / "last.safetensors", stopped, optimizer, {}, {})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save("last", stopped, optimizer, {}, {})
     states = [deepcopy(optimizer.state_dict())]
     optimizer = OPTIMIZERS[name](resumed.parameters())
-    load_checkpoint(tmp_path / "last.safetensors", resumed, optimizer)
+    checkpoints.load("last", resumed, optimizer)
     train(resumed, optimizer, range(3, 6))
     again = OPTIMIZERS[name](stopped.parameters())
     again.load_state_dict(states[0])

@@ -12,6 +12,7 @@ import pytest
 from ensue.data.ranking.dataset import RankingDataset
 from ensue.data.ranking.prepare import prepare_ranking
 from ensue.distributed.cluster import Workload
+from ensue.distributed.config import DistributedConfig
 from ensue.distributed.workers import Workers
 from ensue.errors import ConfigError, UsageError
 from ensue.runs.plan import plan_training
@@ -121,7 +122,7 @@ def test_what_the_plan_takes_is_not_asked_for(
         train_ranker("fm", data, out=tmp_path / "run", distributed="auto", **FAST, **setting)
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match=r"no scheme 'hash', but auto, des, table_wise, "):
-        check_scheme("hash")
+        check_scheme("hash", DistributedConfig())
 
 
 def test_all_workers_say_why_no_scheme_is_possible(data: Path, tmp_path: Path) -> None:
