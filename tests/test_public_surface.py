@@ -70,13 +70,11 @@ def test_an_unknown_name_is_an_attribute_error():
 
 def test_import_is_cheap():
     code = (
-        "import sys, time; started = time.perf_counter(); import ensue; "
-        "seconds = time.perf_counter() - started; "
-        "heavy = {'torch', 'polars', 'numba', 'numpy', 'pydantic'} & set(sys.modules); "
-        "print(seconds, *heavy)"
+        "import sys; before = set(sys.modules); import ensue; "
+        "print(*(name for name in set(sys.modules) - before if not name.startswith('ensue')))"
     )
-    seconds, *heavy = subprocess.run(
+    others = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
-    assert heavy == []
-    assert float(seconds) < 1.5
+    heavy = {"torch", "polars", "numba", "numpy", "pydantic"}
+    assert (heavy & set(others), len(others) < 50) == (set(), True)

@@ -74,16 +74,14 @@ def test_help_names_every_verb_and_loads_nothing_heavy():
 
 def test_help_is_quick():
     code = (
-        "import sys, time; from ensue.cli.main import main; sys.argv = ['ensue', '--help']\n"
+        "import sys; from ensue.cli.main import main; sys.argv = ['ensue', '--help']\n"
         "try: main()\n"
-        "finally: print(time.process_time())"  # of the processor: others on it do not count
+        "finally: print(sum(name.startswith('ensue.') for name in sys.modules), len(sys.modules))"
     )
-
-    def seconds() -> float:
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        return float(result.stdout.splitlines()[-1])
-
-    assert any(seconds() < 0.7 for _ in range(5))  # the first try may compile modules
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    ours, every = map(int, result.stdout.splitlines()[-1].split())
+    # A start takes its time for modules; unlike seconds, they are the same on every machine.
+    assert (ours < 40, every < 450) == (True, True)
 
 
 @pytest.mark.parametrize("arguments", [["prepear"], ["--jsno"], ["prepare", "--no-such-option"]])
