@@ -31,6 +31,7 @@ from ensue.cli.prepare import prepare
 from ensue.cli.profile import profile
 from ensue.cli.recommend import recommend
 from ensue.cli.report import report
+from ensue.cli.serve import serve
 from ensue.cli.similar import similar
 from ensue.cli.stability import stability
 from ensue.cli.tradeoff import tradeoff
@@ -106,6 +107,7 @@ app.command()(compare)
 app.command()(index)
 app.command()(recommend)
 app.command()(predict)
+app.command()(serve)
 app.command()(similar)
 app.command(name="add-items")(add_items)
 app.command()(report)

@@ -140,6 +140,21 @@ def add_items(
     """
     from ensue.runs.run import Run as OpenedRun
 
+    longer = extend(run, rows, id_column)
+    with atomic_directory(out, marker="run.json", overwrite=overwrite) as folder:
+        shutil.copytree(
+            run.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*NOT_COPIED)
+        )
+        longer.item_table.write_ipc(folder / "items.arrow")
+        save_tensors(folder / "model.safetensors", longer.model.state_dict(), {})
+        write_json(folder / "run.json", longer.info)
+    return OpenedRun(out)
+
+
+def extend(run: Run, rows: Sequence[Mapping[str, Any]], id_column: str | None = None) -> Run:
+    """Return the run with further items, in memory alone; arguments and errors as `add_items`."""
+    from ensue.runs.run import Run as OpenedRun
+
     if not isinstance(run.model, TwoTower):
         raise UsageError(
             f"items are added to a model that reads their features; {run.path} holds "
@@ -151,9 +166,11 @@ def add_items(
     ids = _new_ids(run, rows, id_column)
     others = [{n: v for n, v in row.items() if n not in (id_column, "title")} for row in rows]
     added, unknown = encode_features(run, "items", others)
-    model = run.model.with_items(added)
-    counts = {**run.info["dataset"]["counts"], "items": model.num_items}
-    info = {
+    longer = OpenedRun(run.path)
+    longer.model = run.model.with_items(added)
+    longer.item_table = _extend_items(run.item_table, ids, [row.get("title") for row in rows])
+    counts = {**run.info["dataset"]["counts"], "items": longer.model.num_items}
+    longer.info = {
         **run.info,
         "dataset": {**run.info["dataset"], "counts": counts},
         "added_items": [
@@ -161,15 +178,7 @@ def add_items(
             {"items": len(ids), "unknown_values": unknown},
         ],
     }
-    titles = [row.get("title") for row in rows]
-    with atomic_directory(out, marker="run.json", overwrite=overwrite) as folder:
-        shutil.copytree(
-            run.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*NOT_COPIED)
-        )
-        _extend_items(run.item_table, ids, titles).write_ipc(folder / "items.arrow")
-        save_tensors(folder / "model.safetensors", model.state_dict(), {})
-        write_json(folder / "run.json", info)
-    return OpenedRun(out)
+    return longer
 
 
 def _find_id_column(rows: Sequence[Mapping[str, Any]]) -> str:

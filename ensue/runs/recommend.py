@@ -24,8 +24,8 @@ from ensue.errors import RunError, UsageError
 from ensue.indexes.base import Index
 from ensue.indexes.vectors import model_queries
 from ensue.models.base import Model
-from ensue.runs.requests import Recommendation, Request, best_items
-from ensue.runs.retrieve import retrieve
+from ensue.runs.requests import NO_ITEMS, Recommendation, Request, best_items
+from ensue.runs.retrieve import Best, retrieve
 
 EncodeFeatures = Callable[[Sequence[Mapping[str, Any]]], tuple[FeatureTable, list[str]]]
 
@@ -152,7 +152,7 @@ class Recommender:
         if scores is None:
             return self.answer_requests([request], hidden=hidden)[0]
         checked = _finite(scores.float().cpu().clone()[None])
-        return self._select(checked, [request], hidden)[0]
+        return self._tell([request], best_items(checked, [request], hidden))[0]
 
     def request(
         self,
@@ -188,7 +188,17 @@ class Recommender:
         hidden: NDArray[np.bool_] | None = None,
         index: Index | None = None,
     ) -> list[Recommendation]:
-        """Return the answer to each request, some at a time.
+        """Return the answer to each request; see `find`."""
+        return self._tell(requests, self.find(requests, hidden=hidden, index=index))
+
+    def find(
+        self,
+        requests: Sequence[Request],
+        *,
+        hidden: NDArray[np.bool_] | None = None,
+        index: Index | None = None,
+    ) -> list[Best]:
+        """Return the dense ids and the scores of each request's best items, best first.
 
         Args:
             hidden: [I + 1], items that no request may get, item 0 among them; None is item 0 alone.
@@ -198,11 +208,11 @@ class Recommender:
         if index is not None:
             return self._ask(index, requests, hidden)
         size = max(1, min(MAX_REQUESTS, BLOCK_BYTES // (4 * (self.model.num_items + 1))))
-        answers: list[Recommendation] = []
+        found: list[Best] = []
         for start in range(0, len(requests), size):
             block = requests[start : start + size]
-            answers += self._select(self._score(self._batch(block)), block, hidden)
-        return answers
+            found += best_items(self._score(self._batch(block)), block, hidden)
+        return found
 
     def _of_users(
         self, users: Sequence[str | int], contexts: Sequence[Mapping[str, Any]]
@@ -253,9 +263,9 @@ class Recommender:
 
     def _ask(
         self, index: Index, requests: Sequence[Request], hidden: NDArray[np.bool_]
-    ) -> list[Recommendation]:
-        """Return the answers of an index, and of the model to requests that it leaves open."""
-        answers: list[Recommendation | None] = [None] * len(requests)
+    ) -> list[Best]:
+        """Return what an index finds, and the model for requests that it leaves open."""
+        found: list[Best | None] = [None] * len(requests)
         asked = [place for place, request in enumerate(requests) if request.allowed is None]
         for start in range(0, len(asked), MAX_REQUESTS):
             places = asked[start : start + MAX_REQUESTS]
@@ -264,14 +274,13 @@ class Recommender:
             if not np.isfinite(queries).all():
                 raise RunError(NOT_FINITE)
             widest = max(request.k for request in part)
-            found = retrieve(index, queries, [r.excluded for r in part], hidden, widest)
-            for place, request, best in zip(places, part, found, strict=True):
+            of_index = retrieve(index, queries, [r.excluded for r in part], hidden, widest)
+            for place, request, best in zip(places, part, of_index, strict=True):
                 if best is not None:
-                    ids, scores = best[0][: request.k], best[1][: request.k]
-                    answers[place] = request.tell(self.item_ids.to_raw(ids), scores.tolist())
-        is_open = [r for r, answer in zip(requests, answers, strict=True) if answer is None]
-        rest = iter(self.answer_requests(is_open, hidden=hidden))
-        return [next(rest) if answer is None else answer for answer in answers]
+                    found[place] = best[0][: request.k], best[1][: request.k]
+        is_open = [r for r, best in zip(requests, found, strict=True) if best is None]
+        rest = iter(self.find(is_open, hidden=hidden))
+        return [next(rest) if best is None else best for best in found]
 
     def _batch(self, requests: Sequence[Request]) -> HistoryBatch:
         """Return what the model reads of the requests."""
@@ -291,15 +300,13 @@ class Recommender:
                     request.unknown_context.extend(self._encode_features([row])[1])
         return HistoryBatch.from_lists(read, users=[r.user for r in requests], **context)
 
-    def _select(
-        self, scores: Tensor, requests: Sequence[Request], hidden: NDArray[np.bool_]
-    ) -> list[Recommendation]:
-        """Return the best items of each row of scores [B, I + 1], which is written to."""
-        best = best_items(scores, requests, hidden)
-        raw = iter(self.item_ids.to_raw(np.concatenate([ids for ids, _ in best])))  # in one go
+    def _tell(self, requests: Sequence[Request], found: Sequence[Best]) -> list[Recommendation]:
+        """Return the answers in raw ids."""
+        ids = [NO_ITEMS, *(ids for ids, _ in found)]
+        raw = iter(self.item_ids.to_raw(np.concatenate(ids)))  # of all requests in one go
         return [
-            request.tell(list(islice(raw, len(ids))), values)
-            for request, (ids, values) in zip(requests, best, strict=True)
+            request.tell(list(islice(raw, len(ids))), scores.tolist())
+            for request, (ids, scores) in zip(requests, found, strict=True)
         ]
 
     def _score(self, batch: HistoryBatch) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ensue.runs.retrieve import Best
 from ensue.runs.top_items import top_items
 
 NO_ITEMS: NDArray[np.int64] = np.empty(0, dtype=np.int64)
@@ -84,9 +85,6 @@ class Request(NamedTuple):  # a frozen dataclass takes twice as long to make
         )
 
 
-Best = tuple[NDArray[np.int64], list[float]]
-
-
 def best_items(
     scores: Tensor, requests: Sequence[Request], hidden: NDArray[np.bool_]
 ) -> list[Best]:
@@ -104,12 +102,8 @@ def best_items(
             scores[row].masked_fill_(~is_kept, -torch.inf)
     rows = np.repeat(np.arange(len(requests)), [len(r.excluded) for r in requests])
     scores[rows, np.concatenate([r.excluded for r in requests])] = -torch.inf
-    items, values = top_items(scores, max(r.k for r in requests))
+    items, values = top_items(scores, max((r.k for r in requests), default=1))
     counts = (items > 0).sum(dim=1).tolist()
-    ids = items.numpy()
-    return [
-        (ids[row, : min(count, request.k)], best[: min(count, request.k)])
-        for row, (request, best, count) in enumerate(
-            zip(requests, values.tolist(), counts, strict=True)
-        )
-    ]
+    kept = [min(count, request.k) for count, request in zip(counts, requests, strict=True)]
+    ids, best = items.numpy(), values.numpy()
+    return [(ids[row, :count], best[row, :count]) for row, count in enumerate(kept)]

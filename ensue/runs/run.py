@@ -7,8 +7,8 @@ RUN/run.json              model, settings, what its context columns hold, datase
 RUN/model.safetensors     everything the model learned
 RUN/users.arrow           raw_id and end (row number in histories.arrow) of each user
 RUN/items.arrow           raw_id and item columns
-RUN/histories.arrow       item: all interactions, by user, oldest first; and the context columns
-                          that the model reads
+RUN/histories.arrow       item: all interactions, by user, oldest first; time (microseconds) where
+                          the log has times; and the context columns that the model reads
 RUN/context_NAME.arrow    raw_id: the values of a categorical context column, in the order of codes
 RUN/item_features.json    how features of items are read, where the model reads any;
                           user_features.json likewise
@@ -28,6 +28,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ensue.config import make_config
 from ensue.data.arrow_file import ColumnFile, read_columns
@@ -44,7 +45,13 @@ from ensue.indexes.base import Index
 from ensue.indexes.store import MARKER, build_index, hash_file, load_index
 from ensue.models.base import Model
 from ensue.models.table import build_model, get_method
-from ensue.runs.features import add_items, encode_features, save_encoders, similar_items
+from ensue.runs.features import (
+    add_items,
+    encode_features,
+    extend,
+    save_encoders,
+    similar_items,
+)
 from ensue.runs.follow import Follower
 from ensue.runs.recommend import Recommender
 from ensue.runs.requests import Recommendation
@@ -108,6 +115,14 @@ class Run(StoredRun):
             ContextEncoder(context, self.context_values),
             partial(encode_features, self, "users"),
         )
+
+    @cached_property
+    def times(self) -> NDArray[np.int64] | None:
+        """When each event of the stored histories was, in microseconds since 1970 (UTC).
+
+        None where the log has no times.
+        """
+        return read_columns(self.path / "histories.arrow").get("time")
 
     @cached_property
     def context_values(self) -> dict[str, IdMap]:
@@ -229,6 +244,10 @@ class Run(StoredRun):
         """Return a run with further items, at `out`; see `ensue.runs.features.add_items`."""
         return add_items(self, rows, out=out, id_column=id_column, overwrite=overwrite)
 
+    def extended(self, rows: Sequence[Mapping[str, Any]], *, id_column: str | None = None) -> Run:
+        """Return this run with further items, in memory alone; else as `add_items`."""
+        return extend(self, rows, id_column)
+
     def follow(self, user: str | int | None = None) -> Follower:
         """Return a follower of one history: events are added as they happen, answers at any time.
 
@@ -290,6 +309,8 @@ def save_run(path: Path, model: Model, dataset: Dataset, info: dict[str, Any]) -
     with atomic_file(path / "items.arrow") as temporary:
         dataset.items_table.write_ipc(temporary)
     columns = {"item": dataset.column("item")}
+    if dataset.info.time == "column":
+        columns["time"] = dataset.column("time")
     for column in model.context.columns:
         columns[column.name] = dataset.column(column.name)
         if column.num_values is not None:
