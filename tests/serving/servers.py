@@ -27,10 +27,15 @@ def free_port() -> int:
 
 
 class Server(ABC):
-    """Starts on making; `stop` and `start` restart it with what it holds."""
+    """What `stop` leaves is there again after `start`.
+
+    orderly: the signal after which it ends in peace. at_once: that after which it recovers from its
+    log.
+    """
 
     url: str
-    stop_signal: signal.Signals
+    orderly: signal.Signals
+    at_once: signal.Signals
 
     def __init__(self) -> None:
         self.folder = Path(mkdtemp(prefix="ensue-server-"))
@@ -57,13 +62,13 @@ class Server(ABC):
         until = time.monotonic() + WAIT_S
         while not self.answers():
             if time.monotonic() > until or self.process.poll() is not None:
-                self.stop(signal.SIGKILL)
+                self.stop(self.at_once)
                 raise RuntimeError((self.folder / "log").read_text(errors="replace"))
             time.sleep(0.05)
 
-    def stop(self, how: signal.Signals | None = None) -> None:
+    def stop(self, how: signal.Signals) -> None:
         if self.process is not None:
-            self.process.send_signal(how or self.stop_signal)
+            self.process.send_signal(how)
             self.process.wait(WAIT_S)
             self.process = None
 
@@ -83,12 +88,12 @@ class Server(ABC):
         return [pid, *map(int, children)]
 
     def remove(self) -> None:
-        self.stop()
+        self.stop(self.at_once)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class RedisServer(Server):
-    stop_signal = signal.SIGTERM
+    orderly, at_once = signal.SIGTERM, signal.SIGKILL
 
     def __init__(self, **settings: str) -> None:
         super().__init__()
@@ -117,9 +122,9 @@ class RedisServer(Server):
 
 
 class PostgresServer(Server):
-    """The stop is that of an emergency: it recovers from its log at the next start."""
+    """Killed, it would leave children that hold its place for a while."""
 
-    stop_signal = signal.SIGQUIT
+    orderly, at_once = signal.SIGINT, signal.SIGQUIT
 
     def __init__(self) -> None:
         super().__init__()

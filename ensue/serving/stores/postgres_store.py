@@ -30,12 +30,6 @@ from ensue.serving.stores.base import (
 )
 from ensue.serving.stores.pool import Pool
 
-try:
-    import psycopg
-    from psycopg.conninfo import conninfo_to_dict
-except ImportError:
-    raise ExtraError("psycopg", "postgres", "a history store in PostgreSQL") from None
-
 VERSION = 1
 LOCK = 0x456E737565  # "Ensue": held while the tables are made
 
@@ -100,25 +94,18 @@ RETURNING item_id
 ITEMS = "SELECT item_id, item_row FROM ensue_items ORDER BY arrival, place"
 
 
-class Connection(psycopg.Connection[Any]):
-    """A connection that waits for TIMEOUT_S at most, also for a server that stands still."""
+def import_psycopg() -> Any:
+    """Return the module psycopg.
 
-    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return what psycopg's generator returns; psycopg asks it again every 0.1 s."""
-        return super().wait(_bounded(gen), *args, **kwargs)
-
-
-def _bounded(steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    deadline = time.monotonic() + TIMEOUT_S
+    Raises:
+        ExtraError: it is not installed.
+    """
     try:
-        wanted = next(steps)
-        while True:
-            ready = yield wanted
-            if time.monotonic() > deadline:
-                raise TimeoutError("no answer in time")
-            wanted = steps.send(ready)
-    except StopIteration as end:
-        return end.value
+        import psycopg
+        import psycopg.conninfo
+    except ImportError:
+        raise ExtraError("psycopg", "postgres", "a history store in PostgreSQL") from None
+    return psycopg
 
 
 class PostgresStore:
@@ -133,15 +120,15 @@ class PostgresStore:
     kind = "postgresql"
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self._psycopg = import_psycopg()
         try:
-            self._options = conninfo_to_dict(
+            self._options = self._psycopg.conninfo.conninfo_to_dict(
                 url,
                 connect_timeout=int(TIMEOUT_S),
                 tcp_user_timeout=int(1000 * TIMEOUT_S),
                 application_name="ensue",
             )
-        except psycopg.Error:
+        except self._psycopg.Error:
             raise UsageError(
                 "the URL of a PostgreSQL must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE; "
                 f"got {shown_address(url)!r}."
@@ -151,7 +138,7 @@ class PostgresStore:
             with self._pool.take() as connection:
                 _check_server(connection, shown_address(url))
                 _prepare(connection, shown_address(url))
-        except (psycopg.Error, TimeoutError) as error:
+        except (self._psycopg.Error, TimeoutError) as error:
             raise StoreUnavailable(
                 f"the history store at {shown_address(url)} must let us in, and make tables; "
                 f"it says: {without_password(str(error), url)}."
@@ -226,15 +213,18 @@ class PostgresStore:
         """Say in words what the client reports."""
         try:
             yield
-        except (psycopg.Error, TimeoutError) as error:
+        except (self._psycopg.Error, TimeoutError) as error:
             raise StoreUnavailable(
                 "the history store must be reachable; PostgreSQL does not answer as it should now."
             ) from error
 
-    def _connect(self) -> Connection:
-        connection = Connection.connect(**self._options, autocommit=True)
+    def _connect(self) -> Any:
+        connection = self._psycopg.connect(**self._options, autocommit=True)
+        wait = connection.wait
+        # psycopg asks every 0.1 s whether there is an answer, and of itself for ever.
+        connection.wait = lambda steps, *args, **kwargs: wait(_bounded(steps), *args, **kwargs)
         try:
-            connection.execute("SET synchronous_commit = on; SET client_encoding = 'UTF8'")
+            connection.execute("SET synchronous_commit = on")
             # A statement that we no longer wait for ends there too.
             connection.execute(f"SET statement_timeout = {int(1000 * TIMEOUT_S)}")
         except BaseException:
@@ -243,7 +233,21 @@ class PostgresStore:
         return connection
 
 
-def _is_usable(connection: Connection) -> bool:
+def _bounded(steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """Do what the steps of psycopg do, for TIMEOUT_S at most."""
+    deadline = time.monotonic() + TIMEOUT_S
+    try:
+        wanted = next(steps)
+        while True:
+            ready = yield wanted
+            if time.monotonic() > deadline:
+                raise TimeoutError("no answer in time")
+            wanted = steps.send(ready)
+    except StopIteration as end:
+        return end.value
+
+
+def _is_usable(connection: Any) -> bool:
     """Return False where the server has gone: at rest there is nothing to read but its farewell."""
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
@@ -263,7 +267,7 @@ def _first_of_each(keys: Sequence[tuple[Any, ...]], added: set[tuple[Any, ...]])
     return is_new
 
 
-def _check_server(connection: Connection, address: str) -> None:
+def _check_server(connection: Any, address: str) -> None:
     encoding, flushes = (
         connection.execute(f"SHOW {name}").fetchone() for name in ("server_encoding", "fsync")
     )
@@ -279,7 +283,7 @@ def _check_server(connection: Connection, address: str) -> None:
         )
 
 
-def _prepare(connection: Connection, address: str) -> None:
+def _prepare(connection: Any, address: str) -> None:
     """Make the tables where there are none, one program at a time."""
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])

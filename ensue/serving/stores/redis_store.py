@@ -38,13 +38,6 @@ from ensue.serving.stores.base import (
     without_password,
 )
 
-try:
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-except ImportError:
-    raise ExtraError("redis", "redis", "a history store in Redis") from None
-
 VERSION = 1
 FORMAT = "ensue:format"
 ARRIVALS = "ensue:arrivals"
@@ -95,6 +88,21 @@ return is_new
 """
 
 
+def import_redis() -> Any:
+    """Return the module redis.
+
+    Raises:
+        ExtraError: it is not installed.
+    """
+    try:
+        import redis
+        import redis.backoff
+        import redis.retry
+    except ImportError:
+        raise ExtraError("redis", "redis", "a history store in Redis") from None
+    return redis
+
+
 class RedisStore:
     """The history store in a Redis that writes all it is told to its disk.
 
@@ -107,30 +115,17 @@ class RedisStore:
     kind = "redis"
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        try:
-            pool = redis.BlockingConnectionPool.from_url(
-                url,
-                max_connections=MAX_CONNECTIONS,
-                timeout=TIMEOUT_S,
-                socket_timeout=TIMEOUT_S,
-                socket_connect_timeout=TIMEOUT_S,
-                retry=Retry(NoBackoff(), 0),  # who calls may try again
-            )
-        except (ValueError, redis.RedisError):
-            raise UsageError(
-                "the URL of a Redis must be redis://USER:PASSWORD@HOST:PORT/NUMBER; "
-                f"got {shown_address(url)!r}."
-            ) from None
-        self._client = redis.Redis(connection_pool=pool)
+        redis = import_redis()
+        self._error: type[Exception] = redis.RedisError
+        self._client: Any = redis.Redis(connection_pool=_make_pool(redis, url))
         self._append = self._client.register_script(APPEND)
         self._expire = self._client.register_script(EXPIRE)
         self._delete_user = self._client.register_script(DELETE_USER)
         self._add_items = self._client.register_script(ADD_ITEMS)
         try:
-            _check_durable(self._client, shown_address(url))
-            self._check_version()
-        except redis.RedisError as error:
+            _check_settings(self._client, redis.ResponseError, shown_address(url))
+            _check_version(self._client, shown_address(url))
+        except self._error as error:
             self.close()
             raise StoreUnavailable(
                 f"the history store at {shown_address(url)} must let us in; "
@@ -209,21 +204,12 @@ class RedisStore:
         self._client.close()
         self._client.connection_pool.disconnect()
 
-    def _check_version(self) -> None:
-        self._client.set(FORMAT, VERSION, nx=True)
-        version = self._client.get(FORMAT)
-        if version != str(VERSION).encode():
-            raise DataError(
-                f"a history store must be of version {VERSION}; {shown_address(self._url)} holds "
-                f"{version!r}. Use the version of Ensue that wrote it, or another database."
-            )
-
     @contextmanager
     def _told(self) -> Iterator[None]:
         """Say in words what the client reports."""
         try:
             yield
-        except redis.RedisError as error:
+        except self._error as error:
             raise StoreUnavailable(
                 "the history store must be reachable; the Redis does not answer as it should now."
             ) from error
@@ -234,11 +220,28 @@ def _to_event(user: str, member: bytes, time: float) -> Event:
     return Event(user, id, item, int(time), context_from_json(context))
 
 
-def _check_durable(client: Any, address: str) -> None:
+def _make_pool(redis: Any, url: str) -> Any:
+    try:
+        return redis.BlockingConnectionPool.from_url(
+            url,
+            max_connections=MAX_CONNECTIONS,
+            timeout=TIMEOUT_S,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),  # who calls may try again
+        )
+    except (ValueError, redis.RedisError):
+        raise UsageError(
+            "the URL of a Redis must be redis://USER:PASSWORD@HOST:PORT/NUMBER; "
+            f"got {shown_address(url)!r}."
+        ) from None
+
+
+def _check_settings(client: Any, refused: type[Exception], address: str) -> None:
     """Refuse a Redis that loses events; note what it may lose, or what it does not let us know."""
     try:
         settings = client.config_get("*")
-    except (redis.ResponseError, redis.NoPermissionError):
+    except refused:
         client.ping()  # a wrong password is an error of its own
         note(
             f"{address} does not tell its settings; no acknowledged event is lost where they are "
@@ -260,4 +263,14 @@ def _check_durable(client: Any, address: str) -> None:
         note(
             f"{address} has appendfsync {settings['appendfsync']}: if its machine loses power, "
             "the events of about the last second are lost. Set it to always to lose none."
+        )
+
+
+def _check_version(client: Any, address: str) -> None:
+    client.set(FORMAT, VERSION, nx=True)
+    version = client.get(FORMAT).decode()
+    if version != str(VERSION):
+        raise DataError(
+            f"a history store must be of version {VERSION}; {address} is of version {version}. "
+            "Use the version of Ensue that wrote it, or another database."
         )
