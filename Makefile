@@ -4,6 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+SLOW_INSTALLED := .venv/.installed-slow
 CODE := ensue tests benchmarks
 # Not tests: they misspell on purpose.
 SPELLED := ensue benchmarks docs README.md CONTRIBUTING.md CHANGELOG.md
@@ -28,6 +29,11 @@ $(INSTALLED): pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e ".[dev]"
 	@touch $@
 
+# What only the slow tests need.
+$(SLOW_INSTALLED): $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -e ".[slow]"
+	@touch $@
+
 demo: $(INSTALLED)
 	@$(BIN)/ensue demo
 
@@ -36,7 +42,7 @@ test: $(INSTALLED)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 # pytest ends with 5 when no test is selected, which is no failure here.
-slow: $(INSTALLED)
+slow: $(SLOW_INSTALLED)
 	@$(BIN)/python -m pytest -q -m slow -rs --timeout 3600 || test $$? -eq 5
 
 check: $(INSTALLED)
