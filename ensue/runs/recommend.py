@@ -247,6 +247,8 @@ class Recommender:
 
     def _missing(self, num_events: int) -> NDArray[np.float64]:
         """Return the context [n, C] of events that nothing is known of."""
+        if not self.encoder.schema.event:
+            return np.empty((num_events, 0))
         return np.tile(self.encoder.encode_event({})[0], (num_events, 1))
 
     def _hidden(

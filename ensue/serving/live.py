@@ -43,14 +43,17 @@ def live_history(run: Run, user: str, events: Sequence[Event]) -> LiveHistory:
     """
     recommender = run.recommender
     histories = recommender.histories
-    dense_user = recommender.user_ids.to_dense([user])
-    rows, _ = histories.rows(dense_user)
-    items = histories.items[rows].astype(np.int64)
-    context = take_rows(histories.event_context, rows)
-    times = None if run.times is None else run.times[rows]
-    is_live = np.zeros(len(items), dtype=bool)
+    dense_user = int(recommender.user_ids.to_dense([user])[0])
+    first, end = int(histories.starts[dense_user]), int(histories.ends[dense_user])
+    stored = LiveHistory(
+        items=histories.items[first:end].astype(np.int64),
+        context=take_rows(histories.event_context, np.arange(first, end)),
+        times=None if run.times is None else run.times[first:end],
+        is_live=np.zeros(end - first, dtype=bool),
+        unknown_items=[],
+    )
     if not events:
-        return LiveHistory(items, context, times, is_live, [])
+        return stored
     dense = recommender.item_ids.to_dense([event.item for event in events])
     known = [event for event, item in zip(events, dense.tolist(), strict=True) if item > 0]
     unknown = [event.item for event, item in zip(events, dense.tolist(), strict=True) if item == 0]
@@ -61,7 +64,7 @@ def live_history(run: Run, user: str, events: Sequence[Event]) -> LiveHistory:
         np.ones(len(known), dtype=bool),
         unknown,
     )
-    return _join(LiveHistory(items, context, times, is_live, unknown), fresh)
+    return _join(stored, fresh)
 
 
 def _join(stored: LiveHistory, fresh: LiveHistory) -> LiveHistory:
@@ -88,7 +91,7 @@ def _join(stored: LiveHistory, fresh: LiveHistory) -> LiveHistory:
         np.concatenate([stored.context, fresh.context])[order],
         times,
         np.concatenate([stored.is_live, fresh.is_live])[order],
-        stored.unknown_items,
+        fresh.unknown_items,
     )
 
 

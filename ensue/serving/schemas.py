@@ -66,8 +66,10 @@ class RecommendRequest(_Body):
     )
     exclude_seen: StrictBool = Field(default=True, description="Leave out items of the history.")
     allow: list[Id] | None = Field(default=None, description="Recommend these items only.")
-    deny: list[Id] = Field(default=[], description="Never recommend these items.")
-    context: Values = Field(default={}, description="Of the request, for models that read some.")
+    deny: list[Id] | None = Field(default=None, description="Never recommend these items.")
+    context: Values | None = Field(
+        default=None, description="Of the request, for models that read some."
+    )
     features: Values | None = Field(
         default=None, description="Of the user, in place of stored ones."
     )
@@ -112,7 +114,7 @@ class EventBody(_Body):
         default=None, description="Made up, and not idempotent, where it is left out."
     )
     time: Moment | None = Field(default=None, description="Seconds since 1970, or ISO 8601; now.")
-    context: Values = {}
+    context: Values | None = None
 
 
 class EventsRequest(_Body):
@@ -186,7 +188,7 @@ class NewItem(_Body):
 
     id: Id
     title: Words | None = None
-    features: Values = {}
+    features: Values | None = None
 
 
 class ItemsRequest(_Body):

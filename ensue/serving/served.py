@@ -22,7 +22,7 @@ from ensue.indexes.base import Index
 from ensue.indexes.store import read_stored
 from ensue.indexes.table import get_kind
 from ensue.models.retrieval.two_tower import TwoTower
-from ensue.runs.requests import Recommendation, Request
+from ensue.runs.requests import NO_ITEMS, Recommendation, Request
 from ensue.runs.run import Run, load
 from ensue.serving.errors import BadRequestError
 from ensue.serving.events import Event
@@ -192,11 +192,12 @@ class ServedModel:
             context=body.context,
             unknown_items=unknown,
         )
-        denied = recommender.item_ids.to_dense(body.deny)
-        excluded = [denied, items] if body.exclude_seen else [denied]
+        excluded = items if body.exclude_seen else NO_ITEMS
+        if body.deny:
+            excluded = np.concatenate([excluded, recommender.item_ids.to_dense(body.deny)])
         return request._replace(
             k=body.k,
-            excluded=np.concatenate(excluded),
+            excluded=excluded,
             features=body.features,
             allowed=None if body.allow is None else recommender.item_ids.to_dense(body.allow),
         )

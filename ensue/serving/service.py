@@ -27,7 +27,7 @@ from ensue.serving.errors import (
     NotFoundError,
     StoreAwayError,
 )
-from ensue.serving.events import Event
+from ensue.serving.events import NO_CONTEXT, Event
 from ensue.serving.live import LiveHistory, live_history
 from ensue.serving.metrics import Metrics
 from ensue.serving.schemas import (
@@ -138,7 +138,7 @@ class Service:
                 id=uuid.uuid4().hex if event.id is None else str(event.id),
                 item=str(event.item),
                 time=now if event.time is None else to_microseconds(event.time),
-                context=event.context,
+                context=event.context or NO_CONTEXT,
             )
             for event in body.events
         ]
@@ -317,4 +317,4 @@ def _store_away(error: Exception) -> StoreAwayError:
 def _row(item: NewItem) -> dict[str, Any]:
     """Return an item as a store holds it, and as `Run.extended` takes it."""
     title = {} if item.title is None else {"title": item.title}
-    return {**item.features, **title}
+    return {**(item.features or {}), **title}
