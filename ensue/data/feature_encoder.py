@@ -59,6 +59,11 @@ class FeatureEncoder:
             *unused,
         }
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names that values may have: of features and their sources, and those not read."""
+        return frozenset(self._known)
+
     @classmethod
     def from_dataset(cls, dataset: Dataset, side: Side) -> FeatureEncoder:
         """Return the encoder of the features of a dataset's items or users.

@@ -153,13 +153,13 @@ class Recommender:
             if isinstance(value, str):
                 raise UsageError(f"{name} must be a list; got the string {value!r}.")
         users, histories = users or [], histories or []
-        contexts = _one_for_each("context", context, len(users) + len(histories))
+        contexts = one_for_each("context", context, len(users) + len(histories))
         requests = [
             *self._of_users(users, contexts[: len(users)]),
             *self._of_histories(histories, contexts[len(users) :]),
         ]
         if features is not None:
-            given = _one_for_each("features", features, len(requests))
+            given = one_for_each("features", features, len(requests))
             requests = [r._replace(features=f) for r, f in zip(requests, given, strict=True)]
         hidden = self._hidden(allow, deny)
         if index is not None:
@@ -359,7 +359,7 @@ def _tell(request: _Request, items: list[str], scores: list[float]) -> Recommend
     )
 
 
-def _one_for_each(
+def one_for_each(
     name: str, context: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, num_requests: int
 ) -> Sequence[Mapping[str, Any]]:
     """Return the context, or what else `name` says, of each request."""
