@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from ensue.runs.cascade import Cascade
     from ensue.runs.recommend import Recommendation
     from ensue.runs.run import Run
 
@@ -95,7 +96,7 @@ def recommend(
     ] = False,
 ) -> None:
     """Recommend items for known users or for any history, seen in training or not."""
-    from ensue.cli.cascade import note_missing, open_cascade, print_stages
+    from ensue.cli.cascade import open_cascade
     from ensue.cli.output import print_json, print_text
     from ensue.config import parse_settings
     from ensue.errors import UsageError
@@ -151,9 +152,25 @@ def recommend(
         )
     histories = [[item for item in text.split(",") if item] for text in history or []]
     options |= {"users": user or None, "histories": histories or None}
+    _answer(opened, cascade, options, budget_ms=budget_ms, timings=timings, as_json=as_json)
+
+
+def _answer(
+    run: Run,
+    cascade: Cascade | None,
+    options: dict[str, Any],
+    *,
+    budget_ms: float | None,
+    timings: bool,
+    as_json: bool,
+) -> None:
+    """Print the answers of a run, or of two stages."""
+    from ensue.cli.cascade import note_missing, print_stages
+    from ensue.cli.output import print_json
+
     told: dict[str, Any] = {}
     if cascade is None:
-        answers: Sequence[Recommendation] = opened.recommend(**options)
+        answers: Sequence[Recommendation] = run.recommend(**options)
     else:
         note_missing(cascade, options)
         answers = cascade.recommend(**options, budget_ms=budget_ms)
@@ -162,9 +179,9 @@ def recommend(
         requests = [answer.to_dict(**told) for answer in answers]
         print_json(requests[0] if len(requests) == 1 else {"requests": requests})
         return
-    nobody = "for the history" if histories else "for the features"
+    nobody = "for the history" if options["histories"] else "for the features"
     for answer in answers:
-        _print_answer(answer, opened.item_names(), nobody)
+        _print_answer(answer, run.item_names(), nobody)
         if cascade is not None:
             print_stages(answer, timings=timings)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import polars as pl
@@ -86,6 +86,11 @@ class RowScorer:
         of_requests = [info for info in self._encoder.columns if info.name not in filled]
         self._requests = self._encoder.select({info.name for info in of_requests})
         self._is_of_item = {info.name: info.name in of_items for info in self._encoder.columns}
+        schema = self._encoder.schema
+        self._places = {
+            kind: _places([self._is_of_item[column.name] for column in schema.of_kind(kind)])
+            for kind in get_args(RankingKind)
+        }
         names = {name for info in of_requests for name in (info.name, *info.sources)}
         self.context_names = self.feature_names = frozenset({*names, *self._encoder.unused})
         self.missing_columns = [info.name for info in of_requests if info.name != columns.user]
@@ -148,28 +153,38 @@ class RowScorer:
         item_vectors, request_vectors = iter(own.vectors), iter(given.vectors)
         for column in schema.of_kind("vector"):
             if self._is_of_item[column.name]:
-                vectors.append(next(item_vectors)[items])
+                vectors.append(next(item_vectors).index_select(0, items))
             else:
-                vectors.append(next(request_vectors)[owners])
+                vectors.append(next(request_vectors).index_select(0, owners))
         shape = (len(items), len(schema.tasks))
         return RankingBatch(
-            codes=self._side_by_side("categorical", own.codes[items], given.codes[owners]),
+            codes=self._side_by_side("categorical", own.codes, given.codes, items, owners),
             bags=tuple(bags),
-            numbers=self._side_by_side("numeric", own.numbers[items], given.numbers[owners]),
+            numbers=self._side_by_side("numeric", own.numbers, given.numbers, items, owners),
             vectors=tuple(vectors),
             labels=torch.full(shape, torch.nan),
             weights=torch.ones(shape),
         )
 
-    def _side_by_side(self, kind: RankingKind, of_items: Tensor, of_requests: Tensor) -> Tensor:
-        """Return columns of items and of requests in the order of the schema."""
-        is_of_item = [self._is_of_item[c.name] for c in self._encoder.schema.of_kind(kind)]
-        order = np.empty(len(is_of_item), dtype=np.int64)
-        order[np.flatnonzero(is_of_item)] = np.arange(of_items.shape[1])
-        order[np.flatnonzero(np.logical_not(is_of_item))] = of_items.shape[1] + np.arange(
-            of_requests.shape[1]
-        )
-        return torch.cat([of_items, of_requests], dim=1)[:, torch.from_numpy(order)]
+    def _side_by_side(
+        self,
+        kind: RankingKind,
+        of_items: Tensor,
+        of_requests: Tensor,
+        items: Tensor,
+        owners: Tensor,
+    ) -> Tensor:
+        """Return columns of items [N] and of requests [N], n in all, as in the schema [N, n]."""
+        own, others = self._places[kind]
+        columns = of_items.new_empty((len(items), len(own) + len(others)))
+        columns.index_copy_(1, own, of_items.index_select(0, items))
+        return columns.index_copy_(1, others, of_requests.index_select(0, owners))
+
+
+def _places(is_of_item: Sequence[bool]) -> tuple[Tensor, Tensor]:
+    """Return the numbers of columns that are of items, and of the others."""
+    own = torch.tensor(is_of_item, dtype=torch.bool)
+    return own.nonzero().flatten(), (~own).nonzero().flatten()
 
 
 def find_id_columns(run: RankingRun, *, user: str | None, item: str | None) -> IdColumns:

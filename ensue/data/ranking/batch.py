@@ -32,13 +32,13 @@ class Bag(NamedTuple):
         >>> bag.take(torch.tensor([2, 1, 2])).values.tolist()
         [8, 9, 8, 9]
         """
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
+        starts = self.offsets.index_select(0, rows)
+        lengths = self.offsets.diff().index_select(0, rows)
         ends = lengths.cumsum(0)
         offsets = torch.cat([ends.new_zeros(1), ends])
         places = torch.arange(int(offsets[-1]))
         places += (starts - offsets[:-1]).repeat_interleave(lengths)
-        return Bag(self.values[places], offsets)
+        return Bag(self.values.index_select(0, places), offsets)
 
 
 @dataclass(frozen=True)
