@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from ensue.runs.cascade import Cascade
     from ensue.runs.requests import Recommendation
     from ensue.runs.run import Run
 
@@ -63,11 +65,38 @@ def recommend(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="JSON lines, one answer a request.")
     ] = None,
+    ranker: Annotated[
+        Path | None,
+        typer.Option(help="Run folder of any kind: it ranks what RUN retrieves."),
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="Number of items to rank, 200 by default; with --ranker.")
+    ] = None,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(help="Milliseconds for all requests: as many are ranked as fit."),
+    ] = None,
+    timings: Annotated[
+        bool, typer.Option("--timings", help="Tell the time of each stage; with --ranker.")
+    ] = False,
+    task: Annotated[
+        str | None, typer.Option(help="Task of a ranking model to rank by; its first by default.")
+    ] = None,
+    user_column: Annotated[
+        str | None, typer.Option(help="Column of user ids of a ranking model.")
+    ] = None,
+    item_column: Annotated[
+        str | None, typer.Option(help="Column of item ids of a ranking model.")
+    ] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Table of items with columns that a ranking model reads.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,
 ) -> None:
     """Recommend items for known users or for any history, seen in training or not."""
+    from ensue.cli.cascade import open_cascade
     from ensue.cli.output import print_json, print_text
     from ensue.config import parse_settings
     from ensue.errors import UsageError
@@ -84,6 +113,14 @@ def recommend(
     if feature:
         options["features"] = _parse_pairs(feature, "--feature")
     opened = load(run)
+    second_stage = {
+        **{"--candidates": candidates, "--budget-ms": budget_ms, "--timings": timings or None},
+        **{"--task": task, "--user-column": user_column, "--item-column": item_column},
+        "--items": items,
+    }
+    cascade = open_cascade(opened, ranker, second_stage)
+    if cascade is not None and (batch is not None or follow):
+        raise UsageError("--ranker goes with --user, --history and --feature.")
     if search and index is None:
         raise UsageError("--search NAME=VALUE goes with --index.")
     if index is not None:
@@ -114,14 +151,39 @@ def recommend(
             "--batch FILE or --follow."
         )
     histories = [[item for item in text.split(",") if item] for text in history or []]
-    answers = opened.recommend(users=user or None, histories=histories or None, **options)
+    options |= {"users": user or None, "histories": histories or None}
+    _answer(opened, cascade, options, budget_ms=budget_ms, timings=timings, as_json=as_json)
+
+
+def _answer(
+    run: Run,
+    cascade: Cascade | None,
+    options: dict[str, Any],
+    *,
+    budget_ms: float | None,
+    timings: bool,
+    as_json: bool,
+) -> None:
+    """Print the answers of a run, or of two stages."""
+    from ensue.cli.cascade import note_missing, print_stages
+    from ensue.cli.output import print_json
+
+    told: dict[str, Any] = {}
+    if cascade is None:
+        answers: Sequence[Recommendation] = run.recommend(**options)
+    else:
+        note_missing(cascade, options)
+        answers = cascade.recommend(**options, budget_ms=budget_ms)
+        told["timings"] = timings
     if as_json:
-        requests = [answer.to_dict() for answer in answers]
+        requests = [answer.to_dict(**told) for answer in answers]
         print_json(requests[0] if len(requests) == 1 else {"requests": requests})
         return
-    nobody = "for the history" if histories else "for the features"
+    nobody = "for the history" if options["histories"] else "for the features"
     for answer in answers:
-        _print_answer(answer, opened.item_names(), nobody)
+        _print_answer(answer, run.item_names(), nobody)
+        if cascade is not None:
+            print_stages(answer, timings=timings)
 
 
 def _parse_pairs(assignments: list[str], flag: str) -> dict[str, str]:
