@@ -92,7 +92,8 @@ class RowScorer:
             for kind in get_args(RankingKind)
         }
         names = {name for info in of_requests for name in (info.name, *info.sources)}
-        self.context_names = self.feature_names = frozenset({*names, *self._encoder.unused})
+        others = {*self._encoder.unused} - filled  # ids are there as well
+        self.context_names = self.feature_names = frozenset(names | others)
         self.missing_columns = [info.name for info in of_requests if info.name != columns.user]
 
     def score(

@@ -388,8 +388,9 @@ def test_wrong_use(folder: Path, retriever: Run, monkeypatch: pytest.MonkeyPatch
     cascade = Cascade(retriever, ranker)
     with pytest.raises(UsageError, match=r"none reads 'pages'\. Did you mean 'page'"):
         cascade.recommend(users=["u1"], context={"pages": "home"})
-    with pytest.raises(UsageError, match=r"features .* none reads 'price'"):  # the item's own
-        cascade.recommend(users=["u1"], features={"price": 3})
+    for name in ("price", "item_id"):  # the item's own
+        with pytest.raises(UsageError, match=f"features .* none reads {name!r}"):
+            cascade.recommend(users=["u1"], features={name: 3})
     with pytest.raises(UsageError, match="got neither"):
         cascade.recommend()
     with pytest.raises(UsageError, match="k >= 1; got 0"):
