@@ -98,31 +98,39 @@ class ManyRecommender:
         answers = self._no_answers(len(requests))
         for start in range(0, len(requests), size):
             block = slice(start, start + size)
-            items, values = self._best(self._batch(requests[block]))
+            items, values = self._best(requests[block])
             answers.items[block], answers.scores[block] = items.numpy(), values.numpy()
         return answers
 
-    def _best(self, batch: HistoryBatch) -> tuple[Tensor, Tensor]:
-        """Return ids and scores [B, k] of the best items for histories."""
-        scores = self._recommender._score(batch.last(self._model.max_len))
+    def _best(self, requests: ManyRequests) -> tuple[Tensor, Tensor]:
+        """Return ids and scores [B, k] of the best items for one block of requests."""
+        scores = self._recommender._score(self._batch(requests))
         scores.index_fill_(1, self._hidden_columns, -torch.inf)
         if self.exclude_seen:
-            rows = torch.arange(len(batch)).repeat_interleave(batch.offsets.diff())
-            scores[rows, batch.items] = -torch.inf
+            items, offsets = self._seen(requests)
+            starts = np.arange(len(requests)) * scores.shape[1]
+            places = np.repeat(starts, np.diff(offsets)) + items
+            scores.view(-1).index_fill_(0, torch.from_numpy(places), -torch.inf)
         return top_items(scores, self.k)
+
+    def _seen(self, requests: ManyRequests) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the items [S] of the whole histories, and their offsets [B + 1]."""
+        rows, offsets = requests.histories.rows(requests.rows)
+        return requests.histories.items[rows].astype(np.int64), offsets
 
     def _ask(self, index: Index, requests: ManyRequests) -> tuple[ManyAnswers, NDArray[np.int64]]:
         """Return the answers of an index, and the requests that it leaves open."""
         answers = self._no_answers(len(requests))
         is_open = []
         for start in range(0, len(requests), MAX_REQUESTS):
-            batch = self._batch(requests[start : start + MAX_REQUESTS])
-            queries = model_queries(self._model, batch.last(self._model.max_len))
+            block = requests[start : start + MAX_REQUESTS]
+            queries = model_queries(self._model, self._batch(block))
             if not np.isfinite(queries).all():
                 raise RunError(NOT_FINITE)
-            seen = np.split(batch.items.numpy(), batch.offsets[1:-1].numpy())
-            if not self.exclude_seen:
-                seen = [items[:0] for items in seen]
+            seen = [np.empty(0, dtype=np.int64)] * len(block)
+            if self.exclude_seen:
+                items, offsets = self._seen(block)
+                seen = np.split(items, offsets[1:-1])
             found = retrieve(index, queries, seen, self._hidden, self.k)
             for row, best in enumerate(found, start):
                 if best is None:
@@ -133,10 +141,9 @@ class ManyRecommender:
         return answers, np.array(is_open, dtype=np.int64)
 
     def _batch(self, requests: ManyRequests) -> HistoryBatch:
-        """Return the whole histories of requests, and the context if the model reads any."""
-        batch = replace(
-            requests.histories.batch(requests.rows), users=torch.from_numpy(requests.users)
-        )
+        """Return what the model reads of the requests."""
+        batch = requests.histories.batch(requests.rows, self._model.max_len)
+        batch = replace(batch, users=torch.from_numpy(requests.users))
         if self._model.context.is_empty:
             return batch
         event = batch.event_context

@@ -2,7 +2,7 @@
 
 ```
 OUT.parts/job.json          what the output depends on: other parts are never taken for these
-OUT.parts/000000.parquet    and so on, each written whole
+OUT.parts/000000.arrow      and so on, each written whole
 OUT                         all parts, one row group each; the folder is then gone
 ```
 """
@@ -39,8 +39,11 @@ class Parts:
 
     def write(self, number: int, table: pa.Table) -> None:
         """Write a part, whole."""
-        with atomic_file(self._path(number)) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        with (
+            atomic_file(self._path(number)) as temporary,
+            pa.ipc.new_file(str(temporary), self.schema) as writer,
+        ):
+            writer.write_table(table)
 
     def join(self, count: int) -> None:
         """Make the output of the first `count` parts, and remove them."""
@@ -50,12 +53,13 @@ class Parts:
             pq.ParquetWriter(temporary, self.schema, compression="zstd") as writer,
         ):
             for number in range(count):
-                writer.write_table(pq.read_table(self._path(number), partitioning=None))
+                with pa.memory_map(str(self._path(number))) as part:
+                    writer.write_table(pa.ipc.open_file(part).read_all())
         os.replace(whole, self.out)
         shutil.rmtree(self.folder)
 
     def _path(self, number: int) -> Path:
-        return self.folder / f"{number:06d}.parquet"
+        return self.folder / f"{number:06d}.arrow"
 
 
 @contextmanager
