@@ -71,6 +71,7 @@ def recommend_table(
     else:
         table = open_requests(Path(requests), recommender)
     reader = RequestReader(recommender, table, context)
+    size = max(1, min(PART, PART_ITEMS // many.k))
     job = {
         **_describe(run, table),
         "context": {name: str(value) for name, value in sorted(context.items())},
@@ -80,9 +81,9 @@ def recommend_table(
         "deny": None if deny is None else _hash_ids(deny),
         "index": None if index is None else hash_file(run.index_path(index) / MARKER),
         "search": json.loads(json.dumps(search or {})),
+        "requests in a part": size,
     }
     with open_parts(out, job, reader.schema) as parts:
-        size = max(1, min(PART, PART_ITEMS // many.k))
         sizes = table.chunk_sizes(size)
         num_done = sum(rows for number, rows in enumerate(sizes) if parts.has(number))
         if num_done:
