@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ensue.runs.recommend import Recommendation
+    from ensue.runs.requests import Recommendation
     from ensue.runs.run import Run
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from ensue.errors import DataError
 from ensue.files import atomic_file
 from ensue.progress import track
-from ensue.runs.recommend import Recommendation
+from ensue.runs.requests import Recommendation
 from ensue.runs.run import Run
 
 CHUNK = 4096  # requests in memory at a time

@@ -14,8 +14,8 @@ from ensue.evaluation.significance import Comparison
 from ensue.progress import note
 from ensue.runs.compare import compare_runs
 from ensue.runs.plots import require_plots
-from ensue.runs.recommend import Recommendation
 from ensue.runs.report import write_report
+from ensue.runs.requests import Recommendation
 from ensue.runs.run import Run
 from ensue.runs.train import train
 

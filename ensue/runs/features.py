@@ -26,7 +26,7 @@ from ensue.errors import UsageError
 from ensue.files import atomic_directory, write_json
 from ensue.indexes.vectors import ProductModel
 from ensue.models.retrieval.two_tower import TwoTower
-from ensue.runs.recommend import Recommendation
+from ensue.runs.requests import Recommendation
 from ensue.runs.top_items import top_items
 from ensue.training.checkpoints import save_tensors
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from ensue.models.sequence import SequenceModel
 
 if TYPE_CHECKING:
-    from ensue.runs.recommend import Recommendation, Recommender
+    from ensue.runs.recommend import Recommender
+    from ensue.runs.requests import Recommendation
 
 
 class Follower:

@@ -8,8 +8,8 @@ item id, as in evaluation. Shapes: B requests, I items, C context columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from ensue.errors import RunError, UsageError
 from ensue.indexes.base import Index
 from ensue.indexes.vectors import model_queries
 from ensue.models.base import Model
+from ensue.runs.requests import Recommendation, Request, best_items
 from ensue.runs.retrieve import retrieve
-from ensue.runs.top_items import top_items
 
 EncodeFeatures = Callable[[Sequence[Mapping[str, Any]]], tuple[FeatureTable, list[str]]]
 
@@ -35,54 +35,6 @@ NOT_FINITE = (
     "scores must be finite; the model gave NaN or infinity. Train it again, with a lower learning "
     "rate if its loss grew."
 )
-
-
-@dataclass(frozen=True)
-class Recommendation:
-    """The answer to one request, best item first.
-
-    user: the raw user id; None where a history was given.
-    is_known: whether the user was in the training data.
-    unknown_items: items of the given history that are not in the catalogue and were left out.
-    unknown_context: values of the given context and features that the model does not know, as
-        "name=value"; it took them for missing.
-    """
-
-    items: list[str]
-    scores: list[float]
-    user: str | None = None
-    is_known: bool = False
-    unknown_items: list[str] = field(default_factory=list)
-    unknown_context: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the answer, ready for JSON."""
-        answer: dict[str, Any] = {"items": self.items, "scores": self.scores}
-        if self.user is not None:
-            answer |= {"user": self.user, "known": self.is_known}
-        if self.unknown_items:
-            answer["unknown_items"] = self.unknown_items
-        if self.unknown_context:
-            answer["unknown_context"] = self.unknown_context
-        return answer
-
-
-class _Request(NamedTuple):  # a frozen dataclass takes twice as long to make
-    """A request in dense ids: user 0 is unknown; `items` is the history.
-
-    event_context: [n, C] of the n items.
-    context: [C] of the request.
-    features: of the user, in place of what the model stores; None is what it stores.
-    """
-
-    user: int
-    items: NDArray[np.int64]
-    raw_user: str | None
-    unknown_items: list[str]
-    event_context: NDArray[np.float64]
-    context: NDArray[np.float64]
-    unknown_context: list[str]
-    features: Mapping[str, Any] | None = None
 
 
 class Recommender:
@@ -147,24 +99,23 @@ class Recommender:
             histories = [[]] * (1 if isinstance(features, Mapping) else len(features))
         if users is None and histories is None:
             raise UsageError("recommend needs users or histories; got neither.")
-        if k < 1:
-            raise UsageError(f"recommend needs k >= 1; got {k}.")
         for name, value in (("users", users), ("histories", histories)):
             if isinstance(value, str):
                 raise UsageError(f"{name} must be a list; got the string {value!r}.")
+        _check_k(k)
         users, histories = users or [], histories or []
         contexts = _one_for_each("context", context, len(users) + len(histories))
         requests = [
             *self._of_users(users, contexts[: len(users)]),
             *self._of_histories(histories, contexts[len(users) :]),
         ]
+        requests = [
+            r._replace(k=k, excluded=r.items if exclude_seen else r.excluded) for r in requests
+        ]
         if features is not None:
             given = _one_for_each("features", features, len(requests))
             requests = [r._replace(features=f) for r, f in zip(requests, given, strict=True)]
-        hidden = self._hidden(allow, deny)
-        if index is not None:
-            return self._ask(index, requests, k, exclude_seen, hidden)
-        return self._answer_all(requests, k, exclude_seen, hidden)
+        return self.answer_requests(requests, hidden=self._hidden(allow, deny), index=index)
 
     def answer(
         self,
@@ -186,26 +137,76 @@ class Recommender:
             items: raw ids of the history, all in the catalogue.
             user: whose history it is, known or not.
         """
-        if k < 1:
-            raise UsageError(f"recommend needs k >= 1; got {k}.")
-        request = _Request(
-            user=0 if user is None else int(self.user_ids.to_dense([user])[0]),
-            items=self.item_ids.to_dense(items),
-            raw_user=None if user is None else str(user),
-            unknown_items=list(unknown_items),
-            event_context=self._missing(len(items)),
-            context=self.encoder.encode_request({})[0],
+        _check_k(k)
+        request = self.request(
+            self.item_ids.to_dense(items),
+            user=user,
+            unknown_items=unknown_items,
+        )
+        request = request._replace(
+            k=k,
+            excluded=request.items if exclude_seen else request.excluded,
             unknown_context=list(unknown_context),
         )
         hidden = self._hidden(allow, deny)
         if scores is None:
-            return self._answer([request], k, exclude_seen, hidden)[0]
+            return self.answer_requests([request], hidden=hidden)[0]
         checked = _finite(scores.float().cpu().clone()[None])
-        return self._select(checked, [request], k, exclude_seen, hidden)[0]
+        return self._select(checked, [request], hidden)[0]
+
+    def request(
+        self,
+        items: NDArray[np.int64],
+        *,
+        user: str | int | None = None,
+        event_context: NDArray[np.float64] | None = None,
+        context: Mapping[str, Any] | None = None,
+        unknown_items: Sequence[str] = (),
+    ) -> Request:
+        """Return a request for a history in dense ids, which may get any item.
+
+        Args:
+            user: whose history it is, known or not.
+            event_context: [n, C] of the items; None is missing in all columns.
+            context: of the request, by the names in context_out.
+        """
+        numbers, unknown = self.encoder.encode_request(context or {})
+        return Request(
+            user=0 if user is None else int(self.user_ids.to_dense([user])[0]),
+            items=items,
+            raw_user=None if user is None else str(user),
+            unknown_items=list(unknown_items),
+            event_context=self._missing(len(items)) if event_context is None else event_context,
+            context=numbers,
+            unknown_context=unknown,
+        )
+
+    def answer_requests(
+        self,
+        requests: Sequence[Request],
+        *,
+        hidden: NDArray[np.bool_] | None = None,
+        index: Index | None = None,
+    ) -> list[Recommendation]:
+        """Return the answer to each request, some at a time.
+
+        Args:
+            hidden: [I + 1], items that no request may get, item 0 among them; None is item 0 alone.
+            index: see `recommend`; a request with a list of allowed items does not ask it.
+        """
+        hidden = self._hidden(None, None) if hidden is None else hidden
+        if index is not None:
+            return self._ask(index, requests, hidden)
+        size = max(1, min(MAX_REQUESTS, BLOCK_BYTES // (4 * (self.model.num_items + 1))))
+        answers: list[Recommendation] = []
+        for start in range(0, len(requests), size):
+            block = requests[start : start + size]
+            answers += self._select(self._score(self._batch(block)), block, hidden)
+        return answers
 
     def _of_users(
         self, users: Sequence[str | int], contexts: Sequence[Mapping[str, Any]]
-    ) -> list[_Request]:
+    ) -> list[Request]:
         dense = self.user_ids.to_dense(users)
         rows, offsets = self.histories.rows(dense)
         items = self.histories.items[rows].astype(np.int64)
@@ -213,7 +214,7 @@ class Recommender:
         bounds = zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
         each = zip(users, dense.tolist(), bounds, contexts, strict=True)
         return [
-            _Request(
+            Request(
                 user,
                 items[start:end],
                 str(raw),
@@ -226,14 +227,12 @@ class Recommender:
 
     def _of_histories(
         self, histories: Sequence[Sequence[str | int]], contexts: Sequence[Mapping[str, Any]]
-    ) -> list[_Request]:
+    ) -> list[Request]:
         requests = []
         for history, context in zip(histories, contexts, strict=True):
             dense = self.item_ids.to_dense(history)
             unknown = [str(raw) for raw, item in zip(history, dense, strict=True) if item == 0]
-            encoded = self.encoder.encode_request(context)
-            items = dense[dense > 0]
-            requests.append(_Request(0, items, None, unknown, self._missing(len(items)), *encoded))
+            requests.append(self.request(dense[dense > 0], context=context, unknown_items=unknown))
         return requests
 
     def _missing(self, num_events: int) -> NDArray[np.float64]:
@@ -253,50 +252,28 @@ class Recommender:
         return hidden
 
     def _ask(
-        self,
-        index: Index,
-        requests: list[_Request],
-        k: int,
-        exclude_seen: bool,
-        hidden: NDArray[np.bool_],
+        self, index: Index, requests: Sequence[Request], hidden: NDArray[np.bool_]
     ) -> list[Recommendation]:
         """Return the answers of an index, and of the model to requests that it leaves open."""
-        answers: list[Recommendation | None] = []
-        for start in range(0, len(requests), MAX_REQUESTS):
-            part = requests[start : start + MAX_REQUESTS]
+        answers: list[Recommendation | None] = [None] * len(requests)
+        asked = [place for place, request in enumerate(requests) if request.allowed is None]
+        for start in range(0, len(asked), MAX_REQUESTS):
+            places = asked[start : start + MAX_REQUESTS]
+            part = [requests[place] for place in places]
             queries = model_queries(self.model, self._batch(part))
             if not np.isfinite(queries).all():
                 raise RunError(NOT_FINITE)
-            seen = [r.items if exclude_seen else r.items[:0] for r in part]
-            found = retrieve(index, queries, seen, hidden, k)
-            for request, best in zip(part, found, strict=True):
-                if best is None:
-                    answers.append(None)
-                else:
-                    ids, scores = best
-                    answers.append(_tell(request, self.item_ids.to_raw(ids), scores.tolist()))
+            widest = max(request.k for request in part)
+            found = retrieve(index, queries, [r.excluded for r in part], hidden, widest)
+            for place, request, best in zip(places, part, found, strict=True):
+                if best is not None:
+                    ids, scores = best[0][: request.k], best[1][: request.k]
+                    answers[place] = request.tell(self.item_ids.to_raw(ids), scores.tolist())
         is_open = [r for r, answer in zip(requests, answers, strict=True) if answer is None]
-        rest = iter(self._answer_all(is_open, k, exclude_seen, hidden))
+        rest = iter(self.answer_requests(is_open, hidden=hidden))
         return [next(rest) if answer is None else answer for answer in answers]
 
-    def _answer_all(
-        self, requests: list[_Request], k: int, exclude_seen: bool, hidden: NDArray[np.bool_]
-    ) -> list[Recommendation]:
-        """Return the answers to requests, some at a time."""
-        size = max(1, min(MAX_REQUESTS, BLOCK_BYTES // (4 * (self.model.num_items + 1))))
-        answers: list[Recommendation] = []
-        for start in range(0, len(requests), size):
-            answers.extend(self._answer(requests[start : start + size], k, exclude_seen, hidden))
-        return answers
-
-    def _answer(
-        self, requests: list[_Request], k: int, exclude_seen: bool, hidden: NDArray[np.bool_]
-    ) -> list[Recommendation]:
-        """Return the answers to one block of requests."""
-        scores = self._score(self._batch(requests))
-        return self._select(scores, requests, k, exclude_seen, hidden)
-
-    def _batch(self, requests: list[_Request]) -> HistoryBatch:
+    def _batch(self, requests: Sequence[Request]) -> HistoryBatch:
         """Return what the model reads of the requests."""
         max_len = self.model.max_len
         first = [0 if max_len is None else max(len(r.items) - max_len, 0) for r in requests]
@@ -315,27 +292,14 @@ class Recommender:
         return HistoryBatch.from_lists(read, users=[r.user for r in requests], **context)
 
     def _select(
-        self,
-        scores: Tensor,
-        requests: list[_Request],
-        k: int,
-        exclude_seen: bool,
-        hidden: NDArray[np.bool_],
+        self, scores: Tensor, requests: Sequence[Request], hidden: NDArray[np.bool_]
     ) -> list[Recommendation]:
         """Return the best items of each row of scores [B, I + 1], which is written to."""
-        scores.index_fill_(1, torch.from_numpy(np.flatnonzero(hidden)), -torch.inf)
-        if exclude_seen:
-            rows = np.repeat(np.arange(len(requests)), [len(r.items) for r in requests])
-            scores[rows, np.concatenate([r.items for r in requests])] = -torch.inf
-        items, values = top_items(scores, k)
-        counts = (items > 0).sum(dim=1).tolist()
-        raw = self.item_ids.to_raw(items[items > 0].numpy())  # of all requests in one go
-        ends = np.cumsum(counts).tolist()
+        best = best_items(scores, requests, hidden)
+        raw = iter(self.item_ids.to_raw(np.concatenate([ids for ids, _ in best])))  # in one go
         return [
-            _tell(request, raw[end - count : end], best[:count])
-            for request, best, count, end in zip(
-                requests, values.tolist(), counts, ends, strict=True
-            )
+            request.tell(list(islice(raw, len(ids))), values)
+            for request, (ids, values) in zip(requests, best, strict=True)
         ]
 
     def _score(self, batch: HistoryBatch) -> Tensor:
@@ -347,16 +311,9 @@ class Recommender:
         return _finite(scores)
 
 
-def _tell(request: _Request, items: list[str], scores: list[float]) -> Recommendation:
-    """Return the answer to a request: its items and their scores, best first."""
-    return Recommendation(
-        items=items,
-        scores=scores,
-        user=request.raw_user,
-        is_known=request.user > 0,
-        unknown_items=request.unknown_items,
-        unknown_context=request.unknown_context,
-    )
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise UsageError(f"recommend needs k >= 1; got {k}.")
 
 
 def _one_for_each(

@@ -46,7 +46,8 @@ from ensue.models.base import Model
 from ensue.models.table import build_model, get_method
 from ensue.runs.features import add_items, encode_features, save_encoders, similar_items
 from ensue.runs.follow import Follower
-from ensue.runs.recommend import Recommendation, Recommender
+from ensue.runs.recommend import Recommender
+from ensue.runs.requests import Recommendation
 from ensue.runs.stored import FORMAT, StoredRun
 from ensue.training.checkpoints import save_tensors
 

@@ -16,7 +16,7 @@ from ensue.data.dataset import Dataset
 from ensue.errors import ConfigError, RunError, UsageError
 from ensue.models.table import METHODS
 from ensue.runs import retrieve as retrieval
-from ensue.runs.recommend import Recommendation
+from ensue.runs.requests import Recommendation
 from ensue.runs.retrieve import retrieve
 from ensue.runs.run import Run, load
 from ensue.runs.train import train

@@ -14,7 +14,7 @@ from ensue.data.dataset import Dataset
 from ensue.errors import ConfigError, RunError, UsageError
 from ensue.models.table import METHODS
 from ensue.runs.batches import recommend_file
-from ensue.runs.recommend import Recommendation
+from ensue.runs.requests import Recommendation
 from ensue.runs.run import Run, load
 from ensue.runs.train import train
 from tests.helpers import make_dataset

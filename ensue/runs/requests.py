@@ -1,0 +1,115 @@
+"""Requests in dense ids, each with its own wishes, and the best items out of their scores.
+
+Shapes: B requests, I items, n items of a history, C context columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ensue.runs.top_items import top_items
+
+NO_ITEMS: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer to one request, best item first.
+
+    user: the raw user id; None where a history was given.
+    is_known: whether the user was in the training data.
+    unknown_items: items of the given history that are not in the catalogue and were left out.
+    unknown_context: values of the given context and features that the model does not know, as
+        "name=value"; it took them for missing.
+    """
+
+    items: list[str]
+    scores: list[float]
+    user: str | None = None
+    is_known: bool = False
+    unknown_items: list[str] = field(default_factory=list)
+    unknown_context: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the answer, ready for JSON."""
+        answer: dict[str, Any] = {"items": self.items, "scores": self.scores}
+        if self.user is not None:
+            answer |= {"user": self.user, "known": self.is_known}
+        if self.unknown_items:
+            answer["unknown_items"] = self.unknown_items
+        if self.unknown_context:
+            answer["unknown_context"] = self.unknown_context
+        return answer
+
+
+class Request(NamedTuple):  # a frozen dataclass takes twice as long to make
+    """A request in dense ids: user 0 is unknown; `items` is the history.
+
+    event_context: [n, C] of the n items.
+    context: [C] of the request.
+    k: at most this many items.
+    excluded: items that the answer may not have.
+    features: of the user, in place of what the model stores; None is what it stores.
+    allowed: the only items that the answer may have; None is all of them.
+    """
+
+    user: int
+    items: NDArray[np.int64]
+    raw_user: str | None
+    unknown_items: list[str]
+    event_context: NDArray[np.float64]
+    context: NDArray[np.float64]
+    unknown_context: list[str]
+    k: int = 10
+    excluded: NDArray[np.int64] = NO_ITEMS
+    features: Mapping[str, Any] | None = None
+    allowed: NDArray[np.int64] | None = None
+
+    def tell(self, items: list[str], scores: list[float]) -> Recommendation:
+        """Return the answer to this request: raw ids and their scores, best first."""
+        return Recommendation(
+            items=items,
+            scores=scores,
+            user=self.raw_user,
+            is_known=self.user > 0,
+            unknown_items=self.unknown_items,
+            unknown_context=self.unknown_context,
+        )
+
+
+Best = tuple[NDArray[np.int64], list[float]]
+
+
+def best_items(
+    scores: Tensor, requests: Sequence[Request], hidden: NDArray[np.bool_]
+) -> list[Best]:
+    """Return dense ids and scores of each request's best items, best first.
+
+    Args:
+        scores: [B, I + 1], which is written to.
+        hidden: [I + 1], items that no request may get, item 0 among them.
+    """
+    scores.index_fill_(1, torch.from_numpy(np.flatnonzero(hidden)), -torch.inf)
+    for row, request in enumerate(requests):
+        if request.allowed is not None:
+            is_kept = torch.zeros(scores.shape[1], dtype=torch.bool)
+            is_kept[torch.from_numpy(request.allowed)] = True
+            scores[row].masked_fill_(~is_kept, -torch.inf)
+    rows = np.repeat(np.arange(len(requests)), [len(r.excluded) for r in requests])
+    scores[rows, np.concatenate([r.excluded for r in requests])] = -torch.inf
+    items, values = top_items(scores, max(r.k for r in requests))
+    counts = (items > 0).sum(dim=1).tolist()
+    ids = items.numpy()
+    return [
+        (ids[row, : min(count, request.k)], best[: min(count, request.k)])
+        for row, (request, best, count) in enumerate(
+            zip(requests, values.tolist(), counts, strict=True)
+        )
+    ]
