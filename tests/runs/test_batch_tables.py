@@ -22,7 +22,7 @@ from ensue.errors import DataError, RunError, UsageError
 from ensue.runs import batch_tables, many
 from ensue.runs.batch_tables import recommend_table
 from ensue.runs.many import ManyRecommender, ManyRequests
-from ensue.runs.recommend import Recommendation
+from ensue.runs.requests import Recommendation
 from ensue.runs.run import Run, load
 from ensue.runs.train import train
 from tests.helpers import make_dataset
