@@ -52,8 +52,14 @@ def recommend(
     ] = None,
     batch: Annotated[
         Path | None,
-        typer.Option(help='JSON lines, each {"user": ID} or {"history": [ID, ...]}.'),
+        typer.Option(
+            help='JSON lines, each {"user": ID} or {"history": [ID, ...]}; or Parquet, a file or '
+            "folder, with a column user or history.",
+        ),
     ] = None,
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="Every user of the log, to Parquet (-o).")
+    ] = False,
     follow: Annotated[
         bool,
         typer.Option(
@@ -63,7 +69,13 @@ def recommend(
         ),
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON lines, one answer a request.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="One answer a request: JSON lines, or Parquet where the requests are. Parquet is "
+            "made in parts: the same command goes on where it was interrupted.",
+        ),
     ] = None,
     ranker: Annotated[
         Path | None,
@@ -100,7 +112,7 @@ def recommend(
     from ensue.cli.output import print_json, print_text
     from ensue.config import parse_settings
     from ensue.errors import UsageError
-    from ensue.runs.batches import read_ids, recommend_file
+    from ensue.runs.batches import read_ids
     from ensue.runs.run import load
 
     options: dict[str, Any] = {
@@ -123,19 +135,24 @@ def recommend(
         raise UsageError("--ranker goes with --user, --history and --feature.")
     if search and index is None:
         raise UsageError("--search NAME=VALUE goes with --index.")
-    if index is not None:
-        if follow:
-            raise UsageError("--follow keeps the scores of all items; it takes no --index.")
-        options["index"] = opened.index(index, **parse_settings(search or []))
-    if batch is not None:
+    if index is not None and follow:
+        raise UsageError("--follow keeps the scores of all items; it takes no --index.")
+    settings = parse_settings(search or [])
+    if batch is not None or all_users:
         if output is None or user or history:
-            raise UsageError("--batch FILE needs -o FILE, and no --user or --history beside it.")
-        count = recommend_file(opened, batch, output, **options)
+            raise UsageError(
+                "--batch FILE and --all-users need -o FILE, and no --user or --history beside it."
+            )
+        if index is not None:
+            options |= {"index": index, "search": settings}
+        count = _answer_file(opened, batch, output, options, all_users=all_users)
         if as_json:
             print_json({"path": str(output), "requests": count})
         else:
             print_text(f"{count:,} answers are in {output}.")
         return
+    if index is not None:
+        options["index"] = opened.index(index, **settings)
     if follow:
         if output is not None or history or feature or len(user or []) > 1:
             raise UsageError(
@@ -144,11 +161,11 @@ def recommend(
         _follow(opened, user[0] if user else None, options, as_json)
         return
     if output is not None:
-        raise UsageError("-o FILE goes with --batch FILE.")
+        raise UsageError("-o FILE goes with --batch FILE or --all-users.")
     if not user and not history and not feature:
         raise UsageError(
             "ensue recommend needs --user ID, --history ID,ID,..., --feature NAME=VALUE, "
-            "--batch FILE or --follow."
+            "--batch FILE, --all-users or --follow."
         )
     histories = [[item for item in text.split(",") if item] for text in history or []]
     options |= {"users": user or None, "histories": histories or None}
@@ -197,6 +214,39 @@ def _parse_pairs(assignments: list[str], flag: str) -> dict[str, str]:
             raise UsageError(f"{flag} takes NAME=VALUE; got {assignment!r}.")
         pairs[name] = value
     return pairs
+
+
+def _answer_file(
+    run: Run, requests: Path | None, out: Path, options: dict[str, Any], *, all_users: bool
+) -> int:
+    """Answer all requests of a file, or all users; return how many.
+
+    Args:
+        options: `index` is the name of one, `search` settings of searches with it.
+    """
+    from ensue.errors import UsageError
+    from ensue.runs.batch_tables import SUFFIXES, recommend_table
+    from ensue.runs.batches import recommend_file
+
+    if requests is not None and all_users:
+        raise UsageError("--all-users needs no --batch FILE beside it.")
+    is_table = out.suffix in SUFFIXES
+    if requests is None and not is_table:
+        raise UsageError(f"--all-users writes Parquet, -o NAME.parquet; got {out}.")
+    if requests is not None and is_table != (requests.is_dir() or requests.suffix in SUFFIXES):
+        raise UsageError(
+            "requests and answers are both Parquet (NAME.parquet; requests may be a folder), or "
+            f"both JSON lines; got --batch {requests} -o {out}."
+        )
+    if is_table:
+        if "features" in options:
+            raise UsageError("--feature goes with JSON lines; Parquet takes what the run stores.")
+        return recommend_table(run, requests, out, **options)
+    if "index" in options:
+        options = options | {"index": run.index(options["index"], **options["search"])}
+        del options["search"]
+    assert requests is not None
+    return recommend_file(run, requests, out, **options)
 
 
 def _follow(run: Run, user: str | None, options: dict[str, Any], as_json: bool) -> None:
