@@ -221,6 +221,8 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def of_http(_: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, ServiceError):  # raised while the body was read
+            return _error(error.__cause__)
         told: ServiceError = BadRequestError("the body must be JSON.")
         if error.status_code == 404:
             told = NotFoundError("there is no such path.")
@@ -245,6 +247,8 @@ def _error(error: ServiceError) -> Response:
 def _first_fault(error: RequestValidationError) -> str:
     """Return one sentence on the first thing that is wrong, without what was sent."""
     first = error.errors()[0]
+    if first["type"] == "model_attributes_type":  # no object, or of another content type
+        return "the body must be a JSON object, sent as Content-Type: application/json."
     place = ".".join(str(part) for part in first["loc"] if isinstance(part, int | str))
     text = f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}."
     return text.encode("ascii", "backslashreplace").decode()[:500]

@@ -74,7 +74,7 @@ class RecommendRequest(_Body):
         default=None, description="Of the user, in place of stored ones."
     )
     model: Name | None = Field(default=None, description="Which model; the first one by default.")
-    budget_ms: Annotated[float, Field(gt=0, le=60_000)] | None = Field(
+    budget_ms: Annotated[float, Field(strict=True, gt=0, le=60_000)] | None = Field(
         default=None, description="Time for an answer of two stages."
     )
     timings: StrictBool = Field(default=False, description="Tell the time of each stage.")

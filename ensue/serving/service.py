@@ -186,19 +186,26 @@ class Service:
             BadRequestError: an id is in the catalogue, or a value does not fit.
         """
         check_size("items", items, self.config.max_events)
-        ids = [str(item.id) for item in items]
+        ids = [str(item.id).strip() for item in items]  # as a run reads them
         rows = [_row(item) for item in items]
         async with self._change:
             takers = [model for model in self.models.values() if model.takes_items]
             if not takers:
                 raise ConflictError("no model that is served reads features of items.")
             stored = await self._ask_store(self.store.items)
-            before = {item for item, _ in stored}
-            fresh = {i: row for i, row in zip(ids, rows, strict=True) if i not in before}
+            before, fresh = {item for item, _ in stored}, dict[str, dict[str, Any]]()
+            for item, row in zip(ids, rows, strict=True):
+                if item not in before:
+                    fresh.setdefault(item, row)  # the first one counts, as in the store
             if not fresh:
                 return [False] * len(ids), [model.name for model in takers]
-            longer = [*stored, *fresh.items()]
-            opened = [await self._open(model.place, longer) for model in takers]
+            try:
+                for model in takers:
+                    await asyncio.to_thread(model.check_items, [*fresh.items()])
+                longer = [*stored, *fresh.items()]
+                opened = [await self._open(model.place, longer) for model in takers]
+            except UsageError as error:
+                raise BadRequestError(str(error)) from None
             is_new = await self._ask_store(partial(self.store.add_items, rows, ids))
             self.models |= {model.name: model for model in opened}
             return is_new, [model.name for model in takers]
