@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ensue.errors import EnsueError
     from ensue.evaluation.evaluator import evaluate
     from ensue.evaluation.significance import compare
+    from ensue.runs.cascade import Cascade
     from ensue.runs.distill import distill
     from ensue.runs.distill_classifier import distill_arrays, distill_classifier
     from ensue.runs.plan import plan
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cascade",
     "Dataset",
     "EnsueError",
     "Profile",
@@ -62,6 +64,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Cascade": "ensue.runs.cascade",
     "Dataset": "ensue.data.dataset",
     "EnsueError": "ensue.errors",
     "Profile": "ensue.runs.profile",

@@ -76,6 +76,13 @@ def encode_features(
     return select_columns(table, names, setting=f"{side} of {path}"), unknown
 
 
+def feature_names(run: Run, side: Side) -> frozenset[str]:
+    """Return the names that `encode_features` takes; none where the model reads no features."""
+    if not getattr(run.model.features, side):
+        return frozenset()
+    return FeatureEncoder.load(run.path / FILES[side]).names
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a table of new items, as `add_items` takes them.
 

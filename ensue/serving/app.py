@@ -276,6 +276,7 @@ def _describe(model: ServedModel) -> dict[str, Any]:
         "items": counts["items"],
         "users": counts["users"],
         "index": model.place.index,
+        "ranker": None if model.place.ranker is None else model.place.ranker.name,
     }
 
 

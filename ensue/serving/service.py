@@ -74,7 +74,7 @@ class Service:
         self.metrics = Metrics()
         torch.set_num_threads(self.config.threads)
         items = store.items()
-        self.models = {place.name: ServedModel(place, items) for place in places}
+        self.models = {place.name: ServedModel(place, self.config, items) for place in places}
         self._asks: Batcher[Ask, Answer] = Batcher(
             self._answer,
             name="answers",
@@ -254,7 +254,7 @@ class Service:
 
     async def _open(self, place: ModelPlace, items: Sequence[tuple[str, Any]]) -> ServedModel:
         try:
-            return await asyncio.to_thread(ServedModel, place, items)
+            return await asyncio.to_thread(ServedModel, place, self.config, items)
         except (EnsueError, OSError) as error:
             note(f"model {place.name} is not replaced: {error}")
             if isinstance(error, UsageError):
