@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from ensue.errors import EnsueError, UsageError
+from ensue.errors import UsageError
 from ensue.progress import note
 from ensue.runs.requests import Recommendation
 from ensue.serving.batching import Batcher
@@ -199,13 +199,10 @@ class Service:
                     fresh.setdefault(item, row)  # the first one counts, as in the store
             if not fresh:
                 return [False] * len(ids), [model.name for model in takers]
-            try:
-                for model in takers:
-                    await asyncio.to_thread(model.check_items, [*fresh.items()])
-                longer = [*stored, *fresh.items()]
-                opened = [await self._open(model.place, longer) for model in takers]
-            except UsageError as error:
-                raise BadRequestError(str(error)) from None
+            for model in takers:
+                await asyncio.to_thread(model.check_items, [*fresh.items()])
+            longer = [*stored, *fresh.items()]
+            opened = [await self._open(model.place, longer) for model in takers]
             is_new = await self._ask_store(partial(self.store.add_items, rows, ids))
             self.models |= {model.name: model for model in opened}
             return is_new, [model.name for model in takers]
@@ -255,11 +252,8 @@ class Service:
     async def _open(self, place: ModelPlace, items: Sequence[tuple[str, Any]]) -> ServedModel:
         try:
             return await asyncio.to_thread(ServedModel, place, self.config, items)
-        except (EnsueError, OSError) as error:
-            note(f"model {place.name} is not replaced: {error}")
-            if isinstance(error, UsageError):
-                message = str(error).replace(str(place.run), f"model {place.name}")
-                raise BadRequestError(message) from None
+        except Exception as error:  # a damaged folder fails in more ways than can be listed
+            note(f"model {place.name} is not replaced: {type(error).__name__}: {error}")
             raise ConflictError(
                 f"the run of model {place.name} cannot be used; the one before it goes on. "
                 "The log of the service says why."

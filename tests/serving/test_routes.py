@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -150,7 +151,7 @@ def test_a_user_is_forgotten(caller: Caller) -> None:
     assert caller.send({"user": "leaver", "item": "i2", "id": "2"})["stored"] == 1
 
 
-@pytest.mark.parametrize("user", ["a/b", "a/history", "%2F", "a b?c#d&e", "\u00fc\U0001f600", "."])
+@pytest.mark.parametrize("user", ["a/b", "a/history", "%2F", "a b?c#d&e", "\u00fc\U0001f600"])
 def test_any_text_is_a_user(caller: Caller, user: str) -> None:
     caller.send({"user": user, "item": "i1"})
     path = f"/v1/users/{quote(user, safe='')}"
@@ -252,6 +253,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     (EVENTS, {"events": [{**EVENT, "time": "2026-02-30T12:00:00"}]}, "time must be seconds"),
     (EVENTS, {"events": [{**EVENT, "time": "1969-12-31T23:59:59Z"}]}, "time"),
     (EVENTS, {"events": [{**EVENT, "time": "2300-01-01T00:00:00Z"}]}, "time"),
+    (EVENTS, {"events": [{**EVENT, "time": "2026-02-03"}]}, "body.events.0.time"),
     (EVENTS, {"events": [{**EVENT, "time": -1}]}, "body.events.0.time"),
     (EVENTS, {"events": [{**EVENT, "time": 1e300}]}, "body.events.0.time"),
     (EVENTS, {"events": [{**EVENT, "time": True}]}, "body.events.0.time"),
@@ -274,7 +276,7 @@ def strict(runs: Path) -> Any:
 def test_what_has_no_meaning_is_refused(strict: Caller, runs: Path) -> None:
     for path, body, pattern in WRONG:
         message = fault(strict.ask("POST", path, json=body), 422, "bad_request", str(runs))
-        assert pytest.importorskip("re").search(pattern, message), (body, message)
+        assert re.search(pattern, message), (body, message)
 
 
 def test_bodies_that_are_no_json_are_refused(strict: Caller) -> None:
@@ -359,7 +361,6 @@ def test_safe_headers_are_on_every_answer(caller: Caller) -> None:
     [
         (0, 0),
         (1.5, 1_500_000),
-        ("1970-01-02", 86_400_000_000),
         ("1970-01-01T00:00:01.25Z", 1_250_000),
         ("1970-01-01T02:00:00+02:00", 0),
         ("1970-01-01 00:00:03", 3_000_000),
@@ -369,4 +370,6 @@ def test_safe_headers_are_on_every_answer(caller: Caller) -> None:
 def test_moments(moment: Any, expected: int, caller: Caller) -> None:
     assert to_microseconds(moment) == expected
     body = json.dumps({"events": [{"user": "moments", "item": "i1", "time": moment}]})
-    assert caller.ask("POST", "/v1/events", content=body).status_code == 200
+    headers = {"content-type": "application/json"}
+    response = caller.ask("POST", "/v1/events", content=body, headers=headers)
+    assert response.status_code == 200
