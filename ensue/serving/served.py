@@ -30,7 +30,7 @@ from ensue.runs.requests import NO_ITEMS, Recommendation, Request
 from ensue.runs.retrieve import Best
 from ensue.runs.run import Run, load
 from ensue.serving.config import ServeConfig
-from ensue.serving.errors import BadRequestError
+from ensue.serving.errors import ConflictError
 from ensue.serving.events import Event
 from ensue.serving.live import live_history
 from ensue.serving.schemas import RecommendRequest
@@ -119,7 +119,7 @@ class ServedModel:
         """Check that items can be added.
 
         Raises:
-            BadRequestError: an id is in the catalogue, or a feature or its value does not fit.
+            ConflictError: an id is in the catalogue, or a feature or its value does not fit.
         """
         try:
             self.run.extended([{**row, "id": item} for item, row in items], id_column="id")
@@ -268,13 +268,16 @@ class ServedModel:
         )
 
     def _told(self, error: EnsueError) -> EnsueError:
-        """Return an error of this model as its users may read it: with its name for its folder."""
+        """Return an error of this model as its users may read it: with its name for its folder.
+
+        It is no fault of the request alone: another model may read what it gives.
+        """
         if not isinstance(error, UsageError):
             return error
         message = str(error).replace(str(self.run.path), f"model {self.name}")
         if self.place.ranker is not None:
             message = message.replace(str(self.place.ranker), f"the ranker of model {self.name}")
-        return BadRequestError(message)
+        return ConflictError(message)
 
     def _warm_up(self) -> None:
         """Answer once: compiles what is compiled at first use, and shows a broken run."""

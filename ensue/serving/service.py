@@ -182,8 +182,8 @@ class Service:
         Returns whether each is new, and the names of the models.
 
         Raises:
-            ConflictError: no model takes items.
-            BadRequestError: an id is in the catalogue, or a value does not fit.
+            ConflictError: no model takes items, an id is in the catalogue of one, or a feature
+                does not fit one.
         """
         check_size("items", items, self.config.max_events)
         ids = [str(item.id).strip() for item in items]  # as a run reads them

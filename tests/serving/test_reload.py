@@ -186,7 +186,7 @@ def test_items_outlive_a_model_that_reads_other_features(folder: Path) -> None:
         assert reload(caller).status_code == 200
         assert {"n1", "n2"} <= set(caller.recommend(**ALL))
         told = {"items": [{**NEW, "id": "n3", "features": row}]}
-        fault(caller.ask("POST", "/v1/items", json=told), 422, "bad_request")
+        fault(caller.ask("POST", "/v1/items", json=told), 409, "conflict")
 
 
 def test_items_need_a_model_that_reads_their_features(folder: Path) -> None:
@@ -198,6 +198,6 @@ def test_items_need_a_model_that_reads_their_features(folder: Path) -> None:
 def test_a_refused_item_is_not_stored(folder: Path) -> None:
     with serving(folder, ("towers",)) as caller:
         wrong = [NEW, {"id": "n2", "features": {"colour": "red"}}]
-        fault(caller.ask("POST", "/v1/items", json={"items": wrong}), 422, "bad_request")
+        fault(caller.ask("POST", "/v1/items", json={"items": wrong}), 409, "conflict")
         assert "n1" not in caller.recommend(**ALL)
         assert caller.service.store.items() == []
