@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +19,6 @@ from torch.export import Dim
 from ensue.errors import ExtraError, RunError
 from ensue.runs.export.graphs import BATCH, Signature
 
-GraphFormat = Literal["onnx", "torch-export"]
 Compute = Callable[[Mapping[str, Tensor]], list[Tensor]]
 
 LARGEST = {BATCH: 1 << 20}  # of a size that may be any
@@ -49,20 +49,26 @@ def trace(
     """Return the operations of a graph, for any numbers of rows and lengths.
 
     Args:
-        example: a tensor for each input, of which no size is 0 or 1.
+        example: a tensor for each input, by name, of which no size is 0 or 1.
     """
     sizes: dict[str, Any] = {}
-    shapes = {}
-    for signature in inputs:
-        shapes[signature.name] = {
+    shapes = [
+        {
             axis: _size(size, sizes)
             for axis, size in enumerate(signature.shape)
             if isinstance(size, str)
         }
+        for signature in inputs
+    ]
+    names = [signature.name for signature in inputs]
+    own = inspect.signature(graph.forward).parameters
     with torch.no_grad(), _quiet():
-        return torch.export.export(
-            graph, (), dict(example), dynamic_shapes=shapes, strict=False
-        )
+        if not set(names) <= own.keys():  # it takes any number of them, by place
+            tensors = tuple(example[name] for name in names)
+            by_place = {next(iter(own)): tuple(shapes)}
+            return torch.export.export(graph, tensors, dynamic_shapes=by_place, strict=False)
+        by_name = dict(zip(names, shapes, strict=True))
+        return torch.export.export(graph, (), dict(example), dynamic_shapes=by_name, strict=False)
 
 
 def _size(name: str, sizes: dict[str, Any]) -> Any:
@@ -82,11 +88,14 @@ def _write_torch(
 
 def _read_torch(path: Path) -> Compute:
     with _quiet():
-        module = torch.export.load(path).module()
+        program = torch.export.load(path)
+        module = program.module()
+    # A graph of rows has one parameter for all tensors.
+    by_place = bool(program.call_spec.in_spec.child(0).num_leaves)
 
     def compute(inputs: Mapping[str, Tensor]) -> list[Tensor]:
         with torch.no_grad():
-            found = module(**inputs)
+            found = module(*inputs.values()) if by_place else module(**inputs)
         return [found] if isinstance(found, Tensor) else list(found)
 
     return compute
@@ -95,14 +104,27 @@ def _read_torch(path: Path) -> Compute:
 def _write_onnx(
     program: torch.export.ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]
 ) -> None:
+    table = {torch.ops.aten.repeat_interleave.Tensor: _repeat}
     with _quiet():
         found = torch.onnx.export(
-            program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=inputs,
+            output_names=outputs,
+            custom_translation_table=table,
         )
     if found is None:
         raise RunError("the graph must have a form in ONNX; PyTorch found none. Use torch-export.")
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
     found.save(path, external_data=size > ONE_FILE_BYTES)
+
+
+def _repeat(repeats: Any, output_size: Any = None) -> Any:
+    """Return what stands for the numbers of rows, of which PyTorch's own does not know the size."""
+    from onnxscript.function_libs.torch_lib.ops.core import aten_repeat_interleave_Tensor
+
+    return aten_repeat_interleave_Tensor(repeats)
 
 
 def _read_onnx(path: Path) -> Compute:
@@ -117,10 +139,8 @@ def _read_onnx(path: Path) -> Compute:
     return compute
 
 
-GRAPH_FILES: dict[GraphFormat, GraphFile] = {
-    "onnx": GraphFile(
-        "model.onnx", ("onnx", "onnxruntime", "onnxscript"), _write_onnx, _read_onnx
-    ),
+GRAPH_FILES: dict[str, GraphFile] = {
+    "onnx": GraphFile("model.onnx", ("onnx", "onnxruntime", "onnxscript"), _write_onnx, _read_onnx),
     "torch-export": GraphFile("model.pt2", (), _write_torch, _read_torch),
 }
 

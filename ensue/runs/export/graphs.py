@@ -118,9 +118,7 @@ class SequenceGraph(ScoreGraph):
                 event_context = event_context.gather(1, index)
             context = event_context, request_context
         queries = model.encode_last(recent, (lengths - 1).clamp(min=0), *context)
-        scores = torch.where(
-            (lengths == 0)[:, None], model.log_popularity, model.match(queries)
-        )
+        scores = torch.where((lengths == 0)[:, None], model.log_popularity, model.match(queries))
         return self.answer(items, scores)
 
 
@@ -138,9 +136,7 @@ class CaserGraph(ScoreGraph):
             rows = torch.cat([model.unknown_user()[None], all_rows(model.user_embedding)])
         self.register_buffer("user_rows", rows)
 
-    def forward(
-        self, items: Tensor, users: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, items: Tensor, users: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Return the answer to items [B, L] and users [B], 0 where unknown."""
         vectors = self.model.sequence_vector(last_window(items, self.model.config.window))
         of_users = torch.zeros_like(vectors)
@@ -197,9 +193,7 @@ class TwoTowerGraph(ScoreGraph):
             of_users = torch.cat(model.user_embedding(users, model.user_values.take(users)), dim=1)
         self.register_buffer("user_rows", of_users)
 
-    def forward(
-        self, items: Tensor, users: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, items: Tensor, users: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Return the answer to items [B, L] and users [B], 0 where unknown."""
         is_read = is_recent(items, self.max_len)
         counts = is_read.sum(dim=1)

@@ -38,9 +38,7 @@ def sample_histories(model: Model, histories: Histories) -> HistoryBatch:
         context["event_context"] = [
             _draw(rng, histories.event_context, length) for length in lengths
         ]
-        context["request_context"] = [
-            _draw(rng, histories.request_context, 1)[0] for _ in lengths
-        ]
+        context["request_context"] = [_draw(rng, histories.request_context, 1)[0] for _ in lengths]
     items = [rng.integers(1, model.num_items + 1, length) for length in lengths]
     users = [int(rng.integers(1, model.num_users + 1)) * (n % 2) for n in range(len(lengths))]
     return HistoryBatch.from_lists(items, users, **context)

@@ -7,13 +7,14 @@ model.onnx      or model.pt2 (torch-export), or weights.npz (npz)
 items.json      raw ids: entry n is item n; entry 0, padding, is null
 users.json      likewise, where the model reads users
 context.json    values of each categorical context column, entry n of code n, where it reads any
+encoder.json    of a ranking run, in place of ids: vocabularies, means, deviations
 ```
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -29,6 +30,11 @@ from ensue.nn.growing_items import GrowingItems
 from ensue.runs.environment import versions
 
 if TYPE_CHECKING:
+    from ensue.models.ranking.base import RankingModel
+    from ensue.runs.export.formats import Compute
+    from ensue.runs.export.graphs import ScoreGraph, Signature
+    from ensue.runs.export.rows import RowGraph
+    from ensue.runs.ranker import RankingRun
     from ensue.runs.run import Run
 
 ExportFormat = Literal["onnx", "torch-export", "npz"]
@@ -36,6 +42,9 @@ ExportFormat = Literal["onnx", "torch-export", "npz"]
 LAYOUT = 1  # of the folder
 MARKER = "export.json"
 ARRAYS = "weights.npz"
+ENCODER = "encoder.json"
+EXAMPLE_ROWS = 9
+CHECKED_ROWS = (1, 2, 9, 64)
 
 
 @dataclass(frozen=True)
@@ -83,10 +92,10 @@ def export_run(
                 raise UsageError("k is for graphs (onnx, torch-export); npz holds weights alone.")
             found = write_arrays(folder, run.model)
         else:
-            found = _write_graph(folder, run, form, k)
+            found = _export_model(folder, run, form, k)
         reads_users = any(given["name"] == "users" for given in found.get("inputs", ()))
         _write_ids(folder / "items.json", run.recommender.item_ids)
-        if reads_users or (form == "npz" and hasattr(run.model, "user_embedding")):
+        if reads_users or any(a["name"] == "user_embedding" for a in found.get("arrays", ())):
             _write_ids(folder / "users.json", run.recommender.user_ids)
         if not run.model.context.is_empty:
             write_json(
@@ -100,7 +109,34 @@ def export_run(
             "k": k,
             "context": run.model.context.to_dict(),
         }
-        return _finish(folder, path, run.info, run.weights_hash, {**found, **facts})
+        return _finish(folder, path, run, {**found, **facts})
+
+
+def export_ranker(
+    run: RankingRun, form: str, *, out: str | Path | None = None, overwrite: bool = False
+) -> Export:
+    """Write a ranking run in another format, check that it predicts the same, and return it.
+
+    Args:
+        form: "onnx" or "torch-export", a graph from encoded columns to predictions; "npz", all
+            weights.
+        out: a new folder; None is RUN/exports/FORMAT.
+        overwrite: replace the export that is there.
+
+    Raises:
+        UsageError: there is no such format, the tables of the model grow and the format is a graph,
+            or the folder may not be written.
+        RunError: the predictions differ by more than 1e-4.
+        ExtraError: the format needs a package that is not installed.
+    """
+    path = run.path / "exports" / check_format(form) if out is None else Path(out)
+    with atomic_directory(path, marker=MARKER, overwrite=overwrite) as folder:
+        if form == "npz":
+            found = write_arrays(folder, run.model)
+        else:
+            found = _export_rows(folder, run.model, form)
+        run.encoder.save(folder / ENCODER)
+        return _finish(folder, path, run, found)
 
 
 def check_format(form: str) -> str:
@@ -136,38 +172,70 @@ def write_arrays(folder: Path, model: nn.Module) -> dict[str, Any]:
     return {"format": "npz", "file": ARRAYS, "arrays": described, "versions": numpy}
 
 
-def _write_graph(folder: Path, run: Run, form: str, k: int | None) -> dict[str, Any]:
-    """Write the graph of a run, and return what export.json says of it."""
-    from ensue.runs.export.formats import GRAPH_FILES, require_onnx, trace
+def _export_model(folder: Path, run: Run, form: str, k: int | None) -> dict[str, Any]:
+    """Write the graph of a run over histories, and return what export.json says of it."""
     from ensue.runs.export.graphs import make_graph
     from ensue.runs.export.parity import check_scores, padded_inputs, sample_histories
 
-    if form == "onnx":
-        require_onnx()
     graph = make_graph(run.model, name=str(run.info["model"]), k=k)
     batch = sample_histories(run.model, run.recommender.histories)
     names = [given.name for given in graph.inputs]
-    program = trace(graph, graph.inputs, padded_inputs(batch, names))
-    kind = GRAPH_FILES[form]  # type: ignore[index]
-    file = folder / kind.name
-    kind.write(program, file, names, [given.name for given in graph.outputs])
-    difference = check_scores(kind.read(file), run.model, batch, names, k)
-    lengths = sorted(set(batch.offsets.diff().tolist()))
+
+    def verify(compute: Compute) -> dict[str, Any]:
+        return {
+            "max_abs_difference": check_scores(compute, run.model, batch, names, k),
+            "histories": len(batch),
+            "lengths": sorted(set(batch.offsets.diff().tolist())),
+        }
+
+    return _write_graph(folder, form, graph, padded_inputs(batch, names), verify)
+
+
+def _export_rows(folder: Path, model: RankingModel, form: str) -> dict[str, Any]:
+    """Write the graph of a model of rows, and return what export.json says of it."""
+    from ensue.runs.export.rows import RowGraph, check_rows, row_inputs_of, sample_rows
+
+    graph = RowGraph(model)
+    example = row_inputs_of(sample_rows(model.schema, EXAMPLE_ROWS), graph.inputs)
+
+    def verify(compute: Compute) -> dict[str, Any]:
+        differences = [check_rows(compute, graph, number) for number in CHECKED_ROWS]
+        return {"max_abs_difference": max(differences), "rows": list(CHECKED_ROWS)}
+
+    return _write_graph(folder, form, graph, example, verify)
+
+
+def _write_graph(
+    folder: Path,
+    form: str,
+    graph: ScoreGraph | RowGraph,
+    example: Mapping[str, Tensor],
+    verify: Callable[[Compute], dict[str, Any]],
+) -> dict[str, Any]:
+    """Write a graph, check the file, and return what export.json says of it.
+
+    Args:
+        example: of the inputs. verify: returns what the file's results differ by.
+    """
+    from ensue.runs.export.formats import GRAPH_FILES, require_onnx, trace
+
+    if form == "onnx":
+        require_onnx()
+    kind = GRAPH_FILES[form]
+    program = trace(graph, graph.inputs, example)
+    names = [given.name for given in graph.inputs]
+    kind.write(program, folder / kind.name, names, [given.name for given in graph.outputs])
     return {
         "format": form,
         "file": kind.name,
         "inputs": [_described(given) for given in graph.inputs],
         "outputs": [_described(given) for given in graph.outputs],
-        "parity": {
-            "max_abs_difference": difference,
-            "histories": len(batch),
-            "lengths": lengths,
-        },
+        "parity": verify(kind.read(folder / kind.name)),
         "versions": kind.versions(),
     }
 
 
-def _described(given: Any) -> dict[str, Any]:
+def _described(given: Signature) -> dict[str, Any]:
     return {"name": given.name, "dtype": given.dtype, "shape": list(given.shape)}
 
 
@@ -180,10 +248,9 @@ def _listed(ids: IdMap) -> list[str | None]:
     return [None, *ids.raw.to_list()]
 
 
-def _finish(
-    folder: Path, path: Path, info: Mapping[str, Any], weights: str, found: Mapping[str, Any]
-) -> Export:
+def _finish(folder: Path, path: Path, run: Run | RankingRun, found: Mapping[str, Any]) -> Export:
     """Write export.json, and return what stands at `path` once the folder is there."""
+    info = run.info
     files = {
         file.name: {"bytes": file.stat().st_size, "sha256": hash_file(file)}
         for file in sorted(folder.iterdir())
@@ -194,7 +261,7 @@ def _finish(
         "model": info["model"],
         "config": info["config"],
         "dataset": {name: info["dataset"][name] for name in ("name", "hash")},
-        "weights": weights,
+        "weights": hash_file(run.path / "model.safetensors"),
         **found,
         "versions": {**versions(), **found["versions"]},
         "files": files,
