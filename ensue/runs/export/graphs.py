@@ -3,7 +3,7 @@
 A graph takes items [B, L] int64, dense ids, oldest first; 0 is padding, and may stand on either
 side. It gives scores [B, I + 1] float32, of which column 0 (padding) is -inf; or, with `k`, the k
 best items that are not in the row, best first, and their scores. The layers are the model's own.
-Shapes: B batch, L length, T positions kept, D width, C context columns, I items, U users, k answers.
+Shapes: B batch, L length, D width, C context columns, I items, U users, k answers.
 """
 
 from __future__ import annotations

@@ -85,7 +85,8 @@ def export_run(
         RunError: the scores differ by more than 1e-4.
         ExtraError: the format needs a package that is not installed.
     """
-    path = run.path / "exports" / check_format(form) if out is None else Path(out)
+    check_format(form)
+    path = run.path / "exports" / form if out is None else Path(out)
     with atomic_directory(path, marker=MARKER, overwrite=overwrite) as folder:
         if form == "npz":
             if k is not None:
@@ -129,7 +130,8 @@ def export_ranker(
         RunError: the predictions differ by more than 1e-4.
         ExtraError: the format needs a package that is not installed.
     """
-    path = run.path / "exports" / check_format(form) if out is None else Path(out)
+    check_format(form)
+    path = run.path / "exports" / form if out is None else Path(out)
     with atomic_directory(path, marker=MARKER, overwrite=overwrite) as folder:
         if form == "npz":
             found = write_arrays(folder, run.model)
@@ -139,16 +141,15 @@ def export_ranker(
         return _finish(folder, path, run, found)
 
 
-def check_format(form: str) -> str:
-    """Return the name of a format that there is.
+def check_format(form: str) -> None:
+    """Check that there is a format of this name.
 
     Raises:
-        UsageError: there is none of this name.
+        UsageError: there is none.
     """
     known = get_args(ExportFormat)
     if form not in known:
         raise UsageError(f"there is no export format {form!r}.{did_you_mean(form, known)}")
-    return form
 
 
 def write_arrays(folder: Path, model: nn.Module) -> dict[str, Any]:
