@@ -60,7 +60,7 @@ def measure(run: ensue.Run, model: str, repeats: int) -> list[dict[str, Any]]:
     made = {form: run.export(form) for form in ("torch-export", "onnx")}
     computes = {form: GRAPH_FILES[form].read(export.file) for form, export in made.items()}
     names = [given["name"] for given in made["onnx"].info["inputs"]]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"model": model, "way": way, "parity": "" if way == "run" else parity_of(made[way])}
         for way in ("run", *computes)
     ]

@@ -163,7 +163,7 @@ def write_arrays(folder: Path, model: nn.Module) -> dict[str, Any]:
             own = [key for key in state if key.startswith(f"{name}.")]
             state = {key: value for key, value in state.items() if key not in own}
             state[name] = table.whole()
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+    arrays: dict[str, Any] = {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
     np.savez(folder / ARRAYS, **arrays)
     described = [
         {"name": name, "dtype": str(values.dtype), "shape": list(values.shape)}
