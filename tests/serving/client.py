@@ -46,7 +46,10 @@ def make_runs(folder: Path) -> Path:
             "color": [COLORS[item % 4] for item in range(NUM_ITEMS)],
         }
     ).write_csv(folder / "items.csv")
-    users = {"user": [f"u{n}" for n in range(NUM_USERS)], "country": ["fr", "de"] * (NUM_USERS // 2)}
+    users = {
+        "user": [f"u{n}" for n in range(NUM_USERS)],
+        "country": ["fr", "de"] * (NUM_USERS // 2),
+    }
     pl.DataFrame(users).write_csv(folder / "users.csv")
     data = ensue.prepare(
         folder / "log.csv",

@@ -117,7 +117,9 @@ def test_an_event_without_an_id_gets_one(caller: Caller) -> None:
 def test_whole_numbers_are_ids(caller: Caller) -> None:
     caller.send({"user": 42, "item": 7, "id": 1}, {"user": "42", "item": "7", "id": "1"})
     assert caller.get("/v1/users/42/history")["events"] == []  # item 7 is none of the catalogue
-    assert caller.post("/v1/recommend", user=42)["unknown_items"] == ["7"]
+    for user in (42, 42.0, "42"):
+        answer = caller.post("/v1/recommend", user=user, k=3.0)
+        assert (answer["user"], answer["unknown_items"]) == ("42", ["7"])
 
 
 def test_history_tells_what_the_model_reads(caller: Caller) -> None:
