@@ -23,6 +23,7 @@ from ensue.serving import schemas
 from ensue.serving.document import write_document
 from ensue.serving.errors import BadRequestError, NotFoundError, ServiceError
 from ensue.serving.middleware import ApiKeys, App, Gate, error_answer
+from ensue.serving.page.views import add_page
 from ensue.serving.served import Answer, ServedModel
 from ensue.serving.service import Service
 
@@ -85,6 +86,7 @@ def create_app(
     _add_items(app, service)
     _add_models(app, service)
     _add_health(app, service)
+    add_page(app, service)
     return Gate(
         app,
         keys=keys,
