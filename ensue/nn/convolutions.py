@@ -47,6 +47,7 @@ class WindowConvolutions(nn.Module):
         self.num_horizontal, self.num_vertical = num_horizontal, num_vertical
         self.activation: Activation = activation
         self.uses_vertical, self.uses_horizontal = "v" in parts, "h" in parts
+        self._placed: tuple[tuple[int, int], Tensor] | None = None
         fan_ins = [height * dim for height in range(1, window + 1)]
         self.horizontal_weight = nn.Parameter(
             torch.cat([_uniform(num_horizontal * fan_in, fan_in) for fan_in in fan_ins])
@@ -95,11 +96,21 @@ class WindowConvolutions(nn.Module):
     def _horizontal(self, vectors: Tensor) -> Tensor:
         """The maximum of each filter over its positions (Eq. 3 to 5)."""
         sizes = [self.window - height + 1 for height in range(1, self.window + 1)]
-        products = vectors.flatten(1) @ self._at_positions(sizes).flatten(0, 1).T
+        products = vectors.flatten(1) @ self._positions(sizes).flatten(0, 1).T
         at_positions = products.view(len(vectors), sum(sizes), self.num_horizontal)
         by_height = torch.split(at_positions, sizes, dim=1)
         best = torch.cat([of_height.max(dim=1).values for of_height in by_height], dim=1)
         return ACTIVATIONS[self.activation](best + self.horizontal_bias)
+
+    def _positions(self, sizes: list[int]) -> Tensor:
+        """Return `_at_positions`; of filters that are not to be trained it is made once."""
+        weight = self.horizontal_weight
+        if weight.requires_grad or torch.compiler.is_compiling():
+            return self._at_positions(sizes)
+        made_of = weight.data_ptr(), weight._version
+        if self._placed is None or self._placed[0] != made_of:
+            self._placed = made_of, self._at_positions(sizes)
+        return self._placed[1]
 
     def _at_positions(self, sizes: list[int]) -> Tensor:
         """Return each filter at each of its positions, zero elsewhere [P, H, L * D]."""

@@ -20,6 +20,7 @@ from ensue import __version__
 from ensue.serving import schemas
 from ensue.serving.errors import BadRequestError, NotFoundError, ServiceError
 from ensue.serving.middleware import ApiKeys, App, Gate, error_answer
+from ensue.serving.routes import BodyRoute
 from ensue.serving.served import Answer, ServedModel
 from ensue.serving.service import Service
 
@@ -75,6 +76,7 @@ def create_app(
         responses=_ERRORS,
     )
     app.state.service = service
+    app.router.route_class = BodyRoute
     _add_error_handlers(app)
     _add_recommend(app, service)
     _add_events(app, service)
