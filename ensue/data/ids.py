@@ -24,6 +24,7 @@ class IdMap:
     def __init__(self, raw: pl.Series) -> None:
         self.raw = raw.cast(pl.String).rename("raw_id")
         self._dense: dict[str, int] | None = None
+        self._raw_list: list[str] | None = None
         self._by_hash: tuple[NDArray[np.uint64], NDArray[np.int64]] | None = None
 
     def __len__(self) -> int:
@@ -70,6 +71,10 @@ class IdMap:
     def to_raw(self, dense_ids: Sequence[int] | NDArray[np.integer]) -> list[str]:
         """Return the raw ids of dense ids 1..n."""
         rows = np.asarray(dense_ids, dtype=np.int64) - 1
+        if self._dense is not None:  # has them all as objects already
+            if self._raw_list is None:
+                self._raw_list = list(self._dense)
+            return [self._raw_list[row] for row in rows.tolist()]
         if len(rows) < FEW:
             raw = self.raw
             return [raw[row] for row in rows.tolist()]

@@ -7,8 +7,8 @@ item id, as in evaluation. Shapes: B requests, I items, C context columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -313,11 +313,19 @@ class Recommender:
 
     def _score(self, batch: HistoryBatch) -> Tensor:
         """Return scores [B, I + 1], which may be written to."""
-        self.model.eval()
-        device = next((t.device for t in self.model.state_dict().values()), torch.device("cpu"))
+        model = self.model
+        if model.training:  # to say it again would walk through all modules
+            model.eval()
+        tensors = chain(model.parameters(), model.buffers(), _stored(model))
+        device = next((tensor.device for tensor in tensors), torch.device("cpu"))
         with torch.no_grad():
-            scores = self.model.score(batch.to(device)).float().cpu()
+            scores = model.score(batch if device.type == "cpu" else batch.to(device)).float().cpu()
         return _finite(scores)
+
+
+def _stored(model: Model) -> Iterator[Tensor]:
+    """Yield what a model stores that is neither parameter nor buffer: tables that grow."""
+    yield from model.state_dict().values()
 
 
 def _check_k(k: int) -> None:

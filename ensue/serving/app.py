@@ -24,6 +24,7 @@ from ensue.serving.document import write_document
 from ensue.serving.errors import BadRequestError, NotFoundError, ServiceError
 from ensue.serving.middleware import ApiKeys, App, Gate, error_answer
 from ensue.serving.page.views import add_page
+from ensue.serving.routes import BodyRoute
 from ensue.serving.served import Answer, ServedModel
 from ensue.serving.service import Service
 
@@ -80,6 +81,7 @@ def create_app(
     )
     app.state.service = service
     app.openapi = partial(write_document, app, service.config)  # type: ignore[method-assign]
+    app.router.route_class = BodyRoute
     _add_error_handlers(app)
     _add_recommend(app, service)
     _add_events(app, service)
