@@ -94,9 +94,9 @@ def export_run(
             found = write_arrays(folder, run.model)
         else:
             found = _export_model(folder, run, form, k)
-        reads_users = any(given["name"] == "users" for given in found.get("inputs", ()))
         _write_ids(folder / "items.json", run.recommender.item_ids)
-        if reads_users or any(a["name"] == "user_embedding" for a in found.get("arrays", ())):
+        given = {own["name"] for own in found.get("inputs", found.get("arrays"))}
+        if given & {"users", "user_embedding"} or run.model.features.users:
             _write_ids(folder / "users.json", run.recommender.user_ids)
         if not run.model.context.is_empty:
             write_json(
