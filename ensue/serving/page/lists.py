@@ -125,7 +125,7 @@ def bars(scores: Sequence[float]) -> list[float]:
 def show_score(score: float) -> str:
     """Return a score in about four digits.
 
-    >>> show_score(0.12345), show_score(12.5), show_score(658.0), show_score(1234567.0)
+    >>> show_score(0.12341), show_score(12.5), show_score(658.0), show_score(1234567.0)
     ('0.1234', '12.50', '658', '1,234,567')
     """
     if abs(score) >= 1000 or score.is_integer():
