@@ -40,7 +40,16 @@ Id = (
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00]+$")]
 Words = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
 Value = Words | StrictBool | Whole | Number | None
-Values = Annotated[dict[Name, Value], Field(max_length=256)]
+
+
+def _tell_names(schema: dict[str, Any]) -> None:
+    """Say that all names have the pattern; pydantic says it of the values of those that have it."""
+    ((pattern, value),) = schema.pop("patternProperties").items()
+    names = schema.setdefault("propertyNames", {"minLength": 1, "maxLength": 128})
+    names["pattern"], schema["additionalProperties"] = pattern, value
+
+
+Values = Annotated[dict[Name, Value], Field(max_length=256, json_schema_extra=_tell_names)]
 # A moment: seconds since 1970, or ISO 8601; without a zone it is UTC.
 Moment = (
     Annotated[float, Field(strict=True, ge=0, le=MAX_SECONDS)]
