@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ensue.runs.train import train
     from ensue.runs.train_ranker import train_ranker
     from ensue.runs.tune import tune
+    from ensue.serving.server import serve
 
 __version__ = "0.1.0"
 
@@ -56,6 +57,7 @@ __all__ = [
     "prepare",
     "prepare_ranking",
     "profile",
+    "serve",
     "stability",
     "tradeoff",
     "train",
@@ -85,6 +87,7 @@ _HOMES = {
     "prepare": "ensue.data.prepare",
     "prepare_ranking": "ensue.data.ranking.prepare",
     "profile": "ensue.runs.profile",
+    "serve": "ensue.serving.server",
     "stability": "ensue.runs.stability",
     "tradeoff": "ensue.runs.tradeoff",
     "train": "ensue.runs.train",

@@ -125,6 +125,28 @@ def measure_context_gates(
     return [] if found is None else list(_by_value(model, found, context, values))
 
 
+@torch.no_grad()
+def gates_of_history(
+    model: Gated,
+    items: NDArray[np.int64],
+    event_context: NDArray[np.float64],
+    request_context: NDArray[np.float64],
+) -> dict[str, float]:
+    """Return how far each gate opens behind the last of items [T]; nothing for no items.
+
+    Args:
+        event_context: [T, C] of the items. request_context: [C] of the request.
+    """
+    items, event_context = items[-MAX_EVENTS:], event_context[-MAX_EVENTS:]
+    if len(items) == 0:
+        return {}
+    of_requests = np.tile(request_context, (len(items), 1))
+    context = [torch.from_numpy(values)[None] for values in (event_context, of_requests)]
+    read = context if any(values.shape[-1] for values in context) else []
+    gates = model.open_gates(torch.from_numpy(items)[None], *read)[0, -1]
+    return dict(zip(model.gate_names, gates.tolist(), strict=True))
+
+
 @dataclass(frozen=True)
 class _Requests:
     """History length [S], gates [S, E], and the context of last event and request [S, C]."""

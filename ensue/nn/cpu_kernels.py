@@ -201,9 +201,13 @@ def window_features_backward(  # type: ignore[no-untyped-def]
             for j in range(len(own_row)):
                 own_row[j] = grad[b, j] * scale if noise[b, j] >= threshold else 0
         else:
-            own_row[:] = grad[b]
-        to_vectors[b] = 0
-        to_products[b] = 0
+            for j in range(len(own_row)):
+                own_row[j] = grad[b, j]
+        for j in range(window):
+            for d in range(dim):
+                to_vectors[b, j, d] = 0
+        for j in range(to_products.shape[1]):
+            to_products[b, j] = 0
         for k in range(mix_weight.shape[0]):
             own = own_row[k * dim : (k + 1) * dim]
             total = grad.dtype.type(0)

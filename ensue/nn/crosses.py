@@ -121,7 +121,7 @@ class CrossMixture(nn.Module):
 
     def forward(self, start: Tensor, x: Tensor) -> Tensor:
         """Return [B, H] of x0 = start [B, H] and x [B, H]."""
-        inner = torch.tanh(self.down(x)).view(len(x), *self.cores.shape[:2])
+        inner = torch.tanh(self.down(x)).view(x.shape[0], *self.cores.shape[:2])
         inner = torch.tanh(torch.einsum("ber,eqr->beq", inner, self.cores))
         gates = self.gate(x).softmax(dim=1)
         mixed = (gates[..., None] * inner).flatten(1)

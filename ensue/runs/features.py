@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 Side = Literal["items", "users"]
 FILES: dict[Side, str] = {"items": "item_features.json", "users": "user_features.json"}
 CHUNK_ROWS = 1 << 16
-# What a run has of its training, what was measured on the smaller catalogue, and its indexes.
+# What a run has of its training, what was measured on the smaller catalogue, indexes and exports.
 NOT_COPIED = (
     "checkpoints",
     "evaluation",
     "indexes",
+    "exports",
     "report.html",
     "model.safetensors",
     "run.json",

@@ -361,7 +361,10 @@ def _svg(title: str, draw: Callable[[Any], None], *, height: float) -> str:
 
 
 def _for_a_page(svg: str) -> str:
-    """Return the <svg> element alone: its size, font and colors are the page's."""
+    """Return the <svg> element alone: its size, font and colors are the page's.
+
+    What a style says is said by attributes: a page may be served that allows no inline styles.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' (?:xmlns(?::xlink)?|version|width|height)="[^"]*"', "", svg, count=5)
@@ -369,4 +372,9 @@ def _for_a_page(svg: str) -> str:
     svg = re.sub(r"font-family: [^;]*; ", "", svg)
     for color, variable in _VARIABLES.items():
         svg = svg.replace(color, variable)
-    return svg.strip()
+    return re.sub(r' style="((?:[a-z-]+: [^;"]+(?:; )?)+)"', _attributes, svg).strip()
+
+
+def _attributes(style: re.Match[str]) -> str:
+    pairs = (part.split(": ", 1) for part in style[1].split("; "))
+    return "".join(f' {name}="{value}"' for name, value in pairs)

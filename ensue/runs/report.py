@@ -76,8 +76,7 @@ def build_html(
     Raises:
         ExtraError: matplotlib is not installed.
     """
-    dataset = info.get("dataset", {})
-    title = f"{info.get('model', 'model')} on {dataset.get('name', 'a dataset')}"
+    title = title_of(info)
     return build_page(
         title,
         [
@@ -95,6 +94,33 @@ def build_html(
             settings_section(info),
         ],
     )
+
+
+def title_of(info: Mapping[str, Any]) -> str:
+    """Return what a run is called: its model and its dataset."""
+    return f"{info.get('model', 'model')} on {info.get('dataset', {}).get('name', 'a dataset')}"
+
+
+def stored_sections(
+    info: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]],
+    evaluations: Mapping[str, Mapping[str, Any]],
+) -> list[str]:
+    """Return the parts of the report for which no model is asked, as HTML; see `build_html`.
+
+    Raises:
+        ExtraError: matplotlib is not installed.
+    """
+    return [
+        _header(title_of(info), info, evaluations),
+        learning_section(log, info),
+        clipping_section(log),
+        _metrics(evaluations),
+        _slices(evaluations),
+        _distillation(info),
+        _protocol(evaluations),
+        settings_section(info),
+    ]
 
 
 def write_report(run: Run, out: str | Path | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Annotated, Any, TypeVar
 
@@ -11,12 +12,12 @@ from pydantic import ValidationError as Invalid
 from ensue.serving.errors import BadRequestError
 from ensue.serving.stores.base import MAX_TIME
 
-INT64 = 1 << 63
+MAX_WHOLE = 10**20  # beyond 64 bits, and the same number to a reader that has only doubles
 MICROSECONDS = 1_000_000
 MAX_SECONDS = MAX_TIME // MICROSECONDS
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Whole = Annotated[int, Field(strict=True, ge=-INT64, lt=INT64)]
+Whole = Annotated[int, Field(strict=True, ge=-MAX_WHOLE, le=MAX_WHOLE)]
 # An id as the log has it; a whole number is taken as its digits.
 Id = Annotated[str, StringConstraints(min_length=1, max_length=250, pattern=r"^[^\x00]+$")] | Whole
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00]+$")]
@@ -47,6 +48,12 @@ class _Answer(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
 
+def _needs(name: str, schema: dict[str, Any], *, without: Sequence[str]) -> dict[str, Any]:
+    """Return the JSON schema of an object that has one property and not others."""
+    nothing = dict.fromkeys(without, {"type": "null"})
+    return {"required": [name], "properties": {name: schema, **nothing}}
+
+
 class RecommendRequest(_Body):
     """Either `user`, with what is stored of the user, or `history`."""
 
@@ -55,7 +62,12 @@ class RecommendRequest(_Body):
             "examples": [
                 {"user": "42", "k": 5},
                 {"history": ["1193", "661", "914"], "k": 5, "deny": ["3408"], "timings": True},
-            ]
+            ],
+            "anyOf": [
+                _needs("user", {"type": ["string", "integer"]}, without=("history",)),
+                _needs("history", {"type": "array"}, without=("user",)),
+                _needs("features", {"type": "object"}, without=("user", "history")),
+            ],
         }
     )
 
@@ -74,7 +86,7 @@ class RecommendRequest(_Body):
         default=None, description="Of the user, in place of stored ones."
     )
     model: Name | None = Field(default=None, description="Which model; the first one by default.")
-    budget_ms: Annotated[float, Field(gt=0, le=60_000)] | None = Field(
+    budget_ms: Annotated[float, Field(strict=True, gt=0, le=60_000)] | None = Field(
         default=None, description="Time for an answer of two stages."
     )
     timings: StrictBool = Field(default=False, description="Tell the time of each stage.")

@@ -17,18 +17,21 @@ import numpy as np
 import polars as pl
 
 from ensue.config import make_config
+from ensue.data.feature_encoder import FeatureEncoder
 from ensue.errors import EnsueError, UsageError
 from ensue.indexes.base import Index
 from ensue.indexes.store import read_stored
 from ensue.indexes.table import get_kind
 from ensue.models.retrieval.two_tower import TwoTower
+from ensue.nn.convolutions import WindowConvolutions
 from ensue.runs.candidate_scores import RankRequest
 from ensue.runs.cascade import Cascade, open_ranker
+from ensue.runs.features import FILES
 from ensue.runs.requests import NO_ITEMS, Recommendation, Request
 from ensue.runs.retrieve import Best
 from ensue.runs.run import Run, load
 from ensue.serving.config import ServeConfig
-from ensue.serving.errors import BadRequestError
+from ensue.serving.errors import ConflictError
 from ensue.serving.events import Event
 from ensue.serving.live import live_history
 from ensue.serving.schemas import RecommendRequest
@@ -97,6 +100,9 @@ class ServedModel:
                 num_candidates=config.candidates,
                 items=place.ranker_items,
             )
+        for module in self.run.model.modules():
+            if isinstance(module, WindowConvolutions):
+                module.freeze_()
         self._warm_up()
 
     @property
@@ -112,6 +118,17 @@ class ServedModel:
     def knows(self, item: str) -> bool:
         """Whether the item is in the catalogue."""
         return bool(self.run.recommender.item_ids.to_dense([item])[0])
+
+    def check_items(self, items: Items) -> None:
+        """Check that items can be added.
+
+        Raises:
+            ConflictError: an id is in the catalogue, or a feature or its value does not fit.
+        """
+        try:
+            self.run.extended([{**row, "id": item} for item, row in items], id_column="id")
+        except UsageError as error:
+            raise self._told(error) from None
 
     def find_items(self, text: str, limit: int) -> list[tuple[str, str | None]]:
         """Return ids and titles of items that have a text in either, whatever its case.
@@ -255,10 +272,16 @@ class ServedModel:
         )
 
     def _told(self, error: EnsueError) -> EnsueError:
-        """Return an error of this model as its users may read it: with its name for its folder."""
+        """Return an error of this model as its users may read it: with its name for its folder.
+
+        It is no fault of the request alone: another model may read what it gives.
+        """
         if not isinstance(error, UsageError):
             return error
-        return BadRequestError(str(error).replace(str(self.run.path), f"model {self.name}"))
+        message = str(error).replace(str(self.run.path), f"model {self.name}")
+        if self.place.ranker is not None:
+            message = message.replace(str(self.place.ranker), f"the ranker of model {self.name}")
+        return ConflictError(message)
 
     def _warm_up(self) -> None:
         """Answer once: compiles what is compiled at first use, and shows a broken run."""
@@ -275,12 +298,18 @@ def takes_items(run: Run) -> bool:
 
 
 def _rows_to_add(run: Run, items: Items) -> list[dict[str, Any]]:
-    """Return the rows of items that the run does not know; none for a run that takes none."""
+    """Return the rows of items that the run does not know; none for a run that takes none.
+
+    They may have been added to another run: names that this one does not know are left out.
+    """
     if not items or not takes_items(run):
         return []
+    names = {"title", *FeatureEncoder.load(run.path / FILES["items"]).names}
     known = run.recommender.item_ids.to_dense([item for item, _ in items]).tolist()
     return [
-        {**row, "id": item} for (item, row), dense in zip(items, known, strict=True) if dense == 0
+        {**{name: value for name, value in row.items() if name in names}, "id": item}
+        for (item, row), dense in zip(items, known, strict=True)
+        if dense == 0
     ]
 
 

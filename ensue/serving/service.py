@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from ensue.errors import EnsueError, UsageError
+from ensue.errors import UsageError
 from ensue.progress import note
 from ensue.runs.requests import Recommendation
 from ensue.serving.batching import Batcher
@@ -182,21 +182,25 @@ class Service:
         Returns whether each is new, and the names of the models.
 
         Raises:
-            ConflictError: no model takes items.
-            BadRequestError: an id is in the catalogue, or a value does not fit.
+            ConflictError: no model takes items, an id is in the catalogue of one, or a feature
+                does not fit one.
         """
         check_size("items", items, self.config.max_events)
-        ids = [str(item.id) for item in items]
+        ids = [str(item.id).strip() for item in items]  # as a run reads them
         rows = [_row(item) for item in items]
         async with self._change:
             takers = [model for model in self.models.values() if model.takes_items]
             if not takers:
                 raise ConflictError("no model that is served reads features of items.")
             stored = await self._ask_store(self.store.items)
-            before = {item for item, _ in stored}
-            fresh = {i: row for i, row in zip(ids, rows, strict=True) if i not in before}
+            before, fresh = {item for item, _ in stored}, dict[str, dict[str, Any]]()
+            for item, row in zip(ids, rows, strict=True):
+                if item not in before:
+                    fresh.setdefault(item, row)  # the first one counts, as in the store
             if not fresh:
                 return [False] * len(ids), [model.name for model in takers]
+            for model in takers:
+                await asyncio.to_thread(model.check_items, [*fresh.items()])
             longer = [*stored, *fresh.items()]
             opened = [await self._open(model.place, longer) for model in takers]
             is_new = await self._ask_store(partial(self.store.add_items, rows, ids))
@@ -248,11 +252,8 @@ class Service:
     async def _open(self, place: ModelPlace, items: Sequence[tuple[str, Any]]) -> ServedModel:
         try:
             return await asyncio.to_thread(ServedModel, place, self.config, items)
-        except (EnsueError, OSError) as error:
-            note(f"model {place.name} is not replaced: {error}")
-            if isinstance(error, UsageError):
-                message = str(error).replace(str(place.run), f"model {place.name}")
-                raise BadRequestError(message) from None
+        except Exception as error:  # a damaged folder fails in more ways than can be listed
+            note(f"model {place.name} is not replaced: {type(error).__name__}: {error}")
             raise ConflictError(
                 f"the run of model {place.name} cannot be used; the one before it goes on. "
                 "The log of the service says why."

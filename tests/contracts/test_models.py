@@ -199,12 +199,12 @@ def test_is_a_scorer_of_the_catalog(model: Model) -> None:
     assert model.num_users == STRUCTURE.train.num_users
 
 
-@pytest.mark.parametrize("index", range(len(HISTORIES)))
-def test_one_history_gives_one_finite_row(model: Model, index: int) -> None:
-    scores = score(model, HISTORIES[index : index + 1], USERS[index : index + 1])
-    assert scores.shape == (1, NUM_ITEMS + 1)
-    assert scores.dtype == torch.float32
-    assert scores.isfinite().all()
+def test_one_history_gives_one_finite_row(model: Model) -> None:
+    for history, user in zip(HISTORIES, USERS, strict=True):
+        scores = score(model, [history], [user])
+        assert scores.shape == (1, NUM_ITEMS + 1)
+        assert scores.dtype == torch.float32
+        assert scores.isfinite().all(), history
 
 
 def test_a_batch_of_no_history_gives_no_rows(model: Model) -> None:
