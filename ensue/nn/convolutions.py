@@ -51,7 +51,6 @@ class WindowConvolutions(nn.Module):
         self.num_horizontal, self.num_vertical = num_horizontal, num_vertical
         self.activation: Activation = activation
         self.uses_vertical, self.uses_horizontal = "v" in parts, "h" in parts
-        self._made: tuple[tuple[int, int], Tensor] | None = None
         fan_ins = [height * dim for height in range(1, window + 1)]
         self.horizontal_weight = nn.Parameter(
             torch.cat([_uniform(num_horizontal * fan_in, fan_in) for fan_in in fan_ins])
@@ -87,7 +86,7 @@ class WindowConvolutions(nn.Module):
         return dropout(torch.cat([vertical, horizontal], dim=1))
 
     def freeze_(self) -> None:
-        """Keep the filters at their positions for good, as a constant of an exported graph."""
+        """Keep the filters at their positions, in place of making them anew for each batch."""
         self.placed = self._at_positions()
 
     def filters(self, height: int) -> Tensor:
@@ -104,7 +103,8 @@ class WindowConvolutions(nn.Module):
 
     def _horizontal(self, vectors: Tensor) -> Tensor:
         """The maximum of each filter over its positions (Eq. 3 to 5)."""
-        products = vectors.flatten(1) @ self._placed_filters().flatten(0, 1).T
+        placed = self._at_positions() if self.placed is None else self.placed
+        products = vectors.flatten(1) @ placed.flatten(0, 1).T
         sizes = self._sizes()
         at_positions = products.view(vectors.shape[0], sum(sizes), self.num_horizontal)
         by_height = torch.split(at_positions, sizes, dim=1)
@@ -114,18 +114,6 @@ class WindowConvolutions(nn.Module):
     def _sizes(self) -> list[int]:
         """Return how many positions the filters of each height have."""
         return [self.window - height + 1 for height in range(1, self.window + 1)]
-
-    def _placed_filters(self) -> Tensor:
-        """Return `_at_positions`; of filters that are not to be trained it is made once."""
-        if self.placed is not None:
-            return self.placed
-        weight = self.horizontal_weight
-        if weight.requires_grad:
-            return self._at_positions()
-        made_of = weight.data_ptr(), weight._version
-        if self._made is None or self._made[0] != made_of:
-            self._made = made_of, self._at_positions()
-        return self._made[1]
 
     def _at_positions(self) -> Tensor:
         """Return each filter at each of its positions, zero elsewhere [P, H, L * D]."""

@@ -80,8 +80,8 @@ def create_app(
         responses=_ERRORS,
     )
     app.state.service = service
-    app.openapi = partial(write_document, app, service.config)  # type: ignore[method-assign]
     app.router.route_class = BodyRoute
+    app.openapi = partial(write_document, app, service.config)  # type: ignore[method-assign]
     _add_error_handlers(app)
     _add_recommend(app, service)
     _add_events(app, service)
