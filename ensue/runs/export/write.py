@@ -95,7 +95,7 @@ def export_run(
         else:
             found = _export_model(folder, run, form, k)
         _write_ids(folder / "items.json", run.recommender.item_ids)
-        given = {own["name"] for own in found.get("inputs", found.get("arrays"))}
+        given = {own["name"] for own in found.get("inputs") or found["arrays"]}
         if given & {"users", "user_embedding"} or run.model.features.users:
             _write_ids(folder / "users.json", run.recommender.user_ids)
         if not run.model.context.is_empty:
