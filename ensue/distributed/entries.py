@@ -50,12 +50,6 @@ class OwnEntries(NamedTuple):
         lengths = torch.zeros(1, 0, num_rows, dtype=torch.int32)
         return cls(torch.zeros(0, dtype=torch.int64), lengths, lengths)
 
-    @property
-    def offsets(self) -> Tensor:
-        """Where each cell begins among the values, and where the last one ends [N * G * b + 1]."""
-        zero = self.lengths.new_zeros(1, dtype=torch.int64)
-        return torch.cat([zero, self.lengths.flatten().cumsum(0)])
-
     def of_rows(self, owners: Owners, rank: int) -> OwnEntries:
         """Return what of values, which all workers have, one has rows of where these are divided.
 
@@ -65,20 +59,26 @@ class OwnEntries(NamedTuple):
         values = owners.local_codes(self.values[is_own], owners.size)
         return OwnEntries(values, count_kept(is_own, self.lengths), self.totals)
 
-    def mean_weights(self, offsets: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return 1 / (number of all values of its cell) for each value [S]."""
-        shares = 1.0 / self.totals.flatten().clamp(min=1).to(dtype)
-        return shares.repeat_interleave(offsets.diff(), output_size=len(self.values))
 
+def entries_of(batch: RankingBatch, num_rows: int, columns: Sequence[int] | None = None) -> Entries:
+    """Return the values of a batch; rows that it has less than `num_rows` are without values.
 
-def entries_of(batch: RankingBatch, num_rows: int) -> Entries:
-    """Return the values of a batch; rows that it has less than `num_rows` are without values."""
+    Args:
+        columns: of the F, in the order that they shall have; None is all.
+    """
     size, (_, num_categorical) = len(batch), batch.codes.shape
-    lengths = batch.codes.new_zeros(num_categorical + len(batch.bags), num_rows, dtype=torch.int32)
-    lengths[:num_categorical, :size] = 1
-    for number, bag in enumerate(batch.bags, start=num_categorical):
-        lengths[number, :size] = bag.offsets.diff()
-    values = [batch.codes.T.flatten(), *(bag.values for bag in batch.bags)]
+    if columns is None:
+        columns = range(num_categorical + len(batch.bags))
+    lengths = batch.codes.new_zeros(len(columns), num_rows, dtype=torch.int32)
+    values = [batch.codes[:0, :0].flatten()]
+    for place, number in enumerate(columns):
+        if number < num_categorical:
+            values.append(batch.codes[:, number])
+            lengths[place, :size] = 1
+        else:
+            bag = batch.bags[number - num_categorical]
+            values.append(bag.values)
+            lengths[place, :size] = bag.offsets.diff()
     return Entries(torch.cat(values), lengths)
 
 
@@ -112,7 +112,7 @@ class KeyExchange:
         All workers call it with the same number of rows.
         """
         num_rows, rank, size = entries.lengths.shape[1], self.workers.rank, self.workers.size
-        parts = self._parts(entries, range(size))
+        parts = self._parts(entries)
         none = torch.zeros(0, dtype=torch.uint8)
         messages = [
             none if other == rank else _pack_part(part, self._bits[other])
@@ -135,36 +135,50 @@ class KeyExchange:
             totals[:, self._partial[rank]] = torch.stack([one for _, _, one in found])
         return OwnEntries(torch.cat([values for values, _, _ in found]), lengths, totals)
 
-    def own_of(self, entries: Entries) -> OwnEntries:
-        """Return what of the values of all rows this worker has rows of; nothing is sent."""
+    def own_of(self, batch: RankingBatch, num_rows: int) -> OwnEntries:
+        """Return what of the values of all rows this worker has rows of; nothing is sent.
+
+        Args:
+            batch: of all rows, at most `num_rows`.
+        """
         rank = self.workers.rank
-        ((values, lengths, totals),) = self._parts(entries, [rank])
-        full = lengths.clone()
-        full[self._partial[rank]] = totals
-        return OwnEntries(values, lengths[None], full[None])
+        entries = entries_of(batch, num_rows, self._columns[rank])
+        ends = [0, *entries.lengths.sum(dim=1, dtype=torch.int64).cumsum(0).tolist()]
+        parts, start = [], 0
+        for group in self.owners.groups:
+            if rank in group.holders:
+                stop = start + len(group.columns)
+                values, lengths = (
+                    entries.values[ends[start] : ends[stop]],
+                    entries.lengths[start:stop],
+                )
+                parts += [part for _, part in self._divided(values, lengths, group, [rank])]
+                start = stop
+        totals = entries.lengths[None]
+        if len(parts) != 1:
+            none = Entries(entries.values[:0], entries.lengths[:0])
+            parts = [Entries(*map(torch.cat, zip(none, *parts, strict=True)))]
+        ((values, lengths),) = parts
+        return OwnEntries(values, lengths[None], totals)
 
     def _places_of_partial(self, columns: tuple[int, ...]) -> list[int]:
         return [place for place, number in enumerate(columns) if self._is_partial[number]]
 
-    def _parts(self, entries: Entries, ranks: Sequence[int]) -> list[_Part]:
-        """Return for workers values [S], lengths [G, b], and full lengths of partial bags."""
+    def _parts(self, entries: Entries) -> list[_Part]:
+        """Return for each worker values [S], lengths [G, b], and full lengths of partial bags."""
         ends = entries.lengths.sum(dim=1, dtype=torch.int64).cumsum(0).tolist()
         starts = [0, *ends[:-1]]
-        values: dict[int, list[Tensor]] = {rank: [entries.values[:0]] for rank in ranks}
-        lengths: dict[int, list[Tensor]] = {rank: [entries.lengths[:0]] for rank in ranks}
+        values: list[list[Tensor]] = [[entries.values[:0]] for _ in self._columns]
+        lengths: list[list[Tensor]] = [[entries.lengths[:0]] for _ in self._columns]
         for group in self.owners.groups:
-            wanted = [rank for rank in group.holders if rank in values]
-            if not wanted:
-                continue
             spans = _spans(group.columns)
             own = torch.cat([entries.values[starts[one] : ends[other]] for one, other in spans])
             cells = entries.lengths[list(group.columns)]
-            for rank, part in self._divided(own, cells, group, wanted):
+            for rank, part in self._divided(own, cells, group, group.holders):
                 values[rank].append(part.values)
                 lengths[rank].append(part.lengths)
         parts = []
-        for rank in ranks:
-            columns = self._columns[rank]
+        for rank, columns in enumerate(self._columns):
             partial = [columns[place] for place in self._partial[rank]]
             totals = entries.lengths[partial]
             parts.append((torch.cat(values[rank]), torch.cat(lengths[rank]), totals))

@@ -130,8 +130,7 @@ class SharedRanker(nn.Module):
         if self.is_redundant:
             # As many as where rows are divided: a wire has them summed by the workers in parts.
             num_rows *= self.workers.size
-            own = self._keys.own_of(entries_of(known, num_rows))
-            return SharedBatch.join(known, own, num_rows)
+            return SharedBatch.join(known, self._keys.own_of(known, num_rows), num_rows)
         return SharedBatch.join(known, self._keys(entries_of(known, num_rows)), num_rows)
 
     def sum_ahead(self, numbers: Tensor) -> Tensor:

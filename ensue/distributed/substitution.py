@@ -28,6 +28,7 @@ from ensue.distributed.replicas import gather, sum_gradient
 from ensue.distributed.shards import Piece, keep_piece_, under
 from ensue.distributed.workers import Workers
 from ensue.models.ranking.fm import PairLogits
+from ensue.nn.cells import Cells
 from ensue.nn.crosses import SumOfPairs
 from ensue.nn.field_embedding import FieldEmbedding, Fields, FirstOrder
 
@@ -72,10 +73,10 @@ class Source:
 
     def read(self, batch: SharedBatch) -> None:
         """Look the vectors of a batch up."""
-        own = batch.own
+        cells = batch.cells
         if self._has_own_rows:
-            own = own.of_rows(self._owners, self._rank)
-        self.vectors = own_vectors(self.fields, self._keys, own).flatten(0, 1)
+            cells = Cells(*batch.own.of_rows(self._owners, self._rank))
+        self.vectors = own_vectors(self.fields, self._keys, cells).flatten(0, 1)
 
     def parted(self, split: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
         """Return where whole columns are in `vectors`, where split ones, and these among `split`.
@@ -249,10 +250,10 @@ class PairSums(Operator):
 
     def squares(self) -> Tensor:
         """Return half the squares of own whole columns, for each task [B, M]."""
-        squares = 0.5 * self._own_squares()
-        if self.readout is None:
-            return squares.sum(dim=1, keepdim=True)
-        return squares @ self._group.replicated(self.readout)[:, self._source.elements].T
+        if self.readout is None:  # of all side by side: in long stretches
+            vectors = _columns(self._source.vectors, self._whole)
+            return 0.5 * vectors.flatten(1).square().sum(dim=1, keepdim=True)
+        return 0.5 * self._own_squares() @ self._group.replicated(self.readout)[:, self._source.elements].T
 
     def partial(self) -> Tensor:
         """Return own parts of S, and of split bags [B, c]."""
@@ -280,7 +281,7 @@ class PairSums(Operator):
         return pairs.sum(dim=1, keepdim=True) if self.readout is None else pairs @ self.readout.T
 
     def _own_squares(self) -> Tensor:
-        return self._source.vectors[:, self._whole].square().sum(dim=1)
+        return _columns(self._source.vectors, self._whole).square().sum(dim=1)
 
 
 class FirstLayerSum(Operator):
@@ -321,7 +322,7 @@ class FirstLayerSum(Operator):
     def partial(self) -> Tensor:
         """Return own columns times their weights [B, H]."""
         vectors = self._source.vectors
-        out = vectors[:, self._whole].flatten(1) @ self.weight[:, : self._own].T
+        out = _columns(vectors, self._whole).flatten(1) @ self.weight[:, : self._own].T
         if self._num_split:  # with no such column here too: all take part in sums of gradients
             shared = self.weight[:, self._own : self._own + self._num_split]
             used = self._group.replicated(shared)[:, self._rows]
@@ -334,3 +335,8 @@ class FirstLayerSum(Operator):
             self.summed = self._group.sum(self.partial())[: len(rest)]
         weight = self.weight[:, self._own + self._num_split :]
         return torch.addmm(self.bias, rest, weight.T) + self.summed
+
+
+def _columns(vectors: Tensor, places: list[int]) -> Tensor:
+    """Return vectors of some columns, whose places ascend; without a copy where they are all."""
+    return vectors if len(places) == vectors.shape[1] else vectors[:, places]
