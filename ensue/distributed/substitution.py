@@ -76,7 +76,13 @@ class Source:
         cells = batch.cells
         if self._has_own_rows:
             cells = Cells(*batch.own.of_rows(self._owners, self._rank))
+        self._cells = cells
         self.vectors = own_vectors(self.fields, self._keys, cells).flatten(0, 1)
+
+    def prepare_gradient(self) -> None:
+        """Begin what the gradient of the vectors needs, while sums are on their way."""
+        if self.fields.table is not None:
+            self.fields.table.prepare_gradient(self._cells, self._keys)
 
     def parted(self, split: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
         """Return where whole columns are in `vectors`, where split ones, and these among `split`.
@@ -156,6 +162,8 @@ class Substitution:
         partials = [operator.partial() for operator in self.operators]
         if not partials:
             return
+        for source in self.sources:
+            source.prepare_gradient()
         summed = self.sum(torch.cat(partials, dim=1))[: len(batch)]
         widths = [partial.shape[1] for partial in partials]
         for operator, own in zip(self.operators, torch.split(summed, widths, dim=1), strict=True):

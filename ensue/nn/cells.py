@@ -10,7 +10,8 @@ Shapes: N stretches of b rows, G columns; S values; V rows of a table, D width; 
 
 from __future__ import annotations
 
-from functools import cached_property
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache, cached_property
 from typing import Any
 
 import numba
@@ -39,7 +40,7 @@ class Cells:
 
     def __init__(self, values: Tensor, lengths: Tensor, totals: Tensor) -> None:
         self.values, self.lengths, self.totals = values, lengths, totals
-        self._grouped: dict[tuple[bytes, int], tuple[Tensor, Tensor, bool]] = {}
+        self._grouped: dict[tuple[bytes, int], Future[tuple[Tensor, Tensor, bool]]] = {}
 
     @cached_property
     def counts(self) -> Tensor:
@@ -71,23 +72,27 @@ class Cells:
         Args:
             firsts: [G], the row of value 0 of each column. num_rows: V.
         """
+        return self.group_ahead(firsts, num_rows).result()
+
+    def group_ahead(self, firsts: Tensor, num_rows: int) -> Future[tuple[Tensor, Tensor, bool]]:
+        """Begin what `grouped` returns, on a thread; a second time it is not begun again."""
         key = firsts.numpy().tobytes(), num_rows
         if key not in self._grouped:
-            is_marked = num_rows <= MOST * len(self.values)
-            if is_marked:
-                found = self._marked(firsts, num_rows)
-            else:
-                rows, groups = group_rows(self.values + self.of_values(firsts))
-                found = rows, groups.int()
-            self._grouped[key] = *found, is_marked
+            self._grouped[key] = _thread().submit(self._group, firsts, num_rows)
         return self._grouped[key]
+
+    def _group(self, firsts: Tensor, num_rows: int) -> tuple[Tensor, Tensor, bool]:
+        if num_rows <= MOST * len(self.values):
+            return *self._marked(firsts, num_rows), True
+        rows, groups = group_rows(self.values + self.of_values(firsts))
+        return rows, groups.int(), False
 
     def _marked(self, firsts: Tensor, num_rows: int) -> tuple[Tensor, Tensor]:
         marks = np.zeros(num_rows, np.int32)
         rows = np.empty(min(num_rows, len(self.values)) + 1, np.int64)
         groups = np.empty(len(self.values), np.int32)
         arrays = self.values.numpy(), self.counts.numpy(), firsts.numpy()
-        count = _group(*arrays, marks, rows, groups)
+        count = _number_rows(*arrays, marks, rows, groups)
         return torch.from_numpy(rows[:count].copy()), torch.from_numpy(groups)
 
 
@@ -107,6 +112,12 @@ def cell_means(table: Tensor, cells: Cells, firsts: Tensor, *, is_sparse: bool =
         out: Tensor = _CellMeans.apply(table, cells, firsts, is_sparse)  # type: ignore[no-untyped-call]
         return out
     return _means(table, cells, firsts)
+
+
+def prepare_gradient(table: Tensor, cells: Cells, firsts: Tensor) -> None:
+    """Begin, on a thread, to find the rows of the sparse gradient of `cell_means`."""
+    if _in_memory(table):
+        cells.group_ahead(firsts, len(table))
 
 
 def bag_means(table: Tensor, cells: Cells, rows: Tensor, *, is_sparse: bool = False) -> Tensor:
@@ -145,6 +156,11 @@ def _means(table: Tensor, cells: Cells, firsts: Tensor) -> Tensor:
     lengths, totals = cells.lengths.numpy(), cells.totals.numpy()
     _sum(cells.values.numpy(), lengths, totals, firsts.numpy(), table.detach().numpy(), out.numpy())
     return out
+
+
+@cache
+def _thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="cells")
 
 
 def _in_memory(table: Tensor) -> bool:
@@ -232,7 +248,7 @@ def _add(values, lengths, totals, firsts, grad, into):  # type: ignore[no-untype
 
 
 @_compile
-def _group(values, counts, firsts, marks, rows, groups):  # type: ignore[no-untyped-def]
+def _number_rows(values, counts, firsts, marks, rows, groups):  # type: ignore[no-untyped-def]
     """Fill rows, and groups [S], and return R; marks [V] must be 0, rows has a place for one more.
 
     A mark becomes the number of its row. Without a branch: most rows may be met or not.

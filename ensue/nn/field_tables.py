@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ensue.errors import DataError
 from ensue.nn.bags import bag_mean, mean_weights
-from ensue.nn.cells import Cells, bag_means, cell_means
+from ensue.nn.cells import Cells, bag_means, cell_means, prepare_gradient
 from ensue.nn.dynamic_embedding import DynamicEmbedding
 from ensue.nn.embedding import gather_rows
 from ensue.nn.sparse_rows import bag_sum_sparse, gather_rows_sparse
@@ -44,6 +44,10 @@ class FieldTable(nn.Module, ABC):
         That of a cell is over all of its values, those that are elsewhere too, but of the rows
         here; 0 of an empty one.
         """
+
+
+    def prepare_gradient(self, cells: Cells, keys: Tensor) -> None:
+        """Begin, on a thread, what the gradient of these `means` needs beside what comes back."""
 
 
 class StaticTable(FieldTable):
@@ -93,6 +97,11 @@ class StaticTable(FieldTable):
             return cell_means(self.weight, cells, firsts, is_sparse=self.is_sparse)
         rows = self._rows(cells.values + cells.of_values(firsts))
         return bag_means(self.weight, cells, rows, is_sparse=self.is_sparse)
+
+    def prepare_gradient(self, cells: Cells, keys: Tensor) -> None:
+        """Begin, on a thread, to find the distinct rows of the gradient."""
+        if self.is_sparse and self.min_count == 1 and torch.is_grad_enabled():
+            prepare_gradient(self.weight, cells, self.first_rows[keys])
 
     def keep_frequent_(self, counts: Mapping[str, Tensor]) -> None:
         """Let values with counts [V + 1] below min_count, in training, use the row of the unknown.
