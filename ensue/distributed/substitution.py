@@ -29,7 +29,7 @@ from ensue.distributed.shards import Piece, keep_piece_, under
 from ensue.distributed.workers import Workers
 from ensue.models.ranking.fm import PairLogits
 from ensue.nn.cells import Cells
-from ensue.nn.crosses import SumOfPairs
+from ensue.nn.crosses import SumOfPairs, field_sums
 from ensue.nn.field_embedding import FieldEmbedding, Fields, FirstOrder
 
 if TYPE_CHECKING:
@@ -78,6 +78,13 @@ class Source:
             cells = Cells(*batch.own.of_rows(self._owners, self._rank))
         self._cells = cells
         self.vectors = own_vectors(self.fields, self._keys, cells).flatten(0, 1)
+        self._sums: tuple[Tensor, Tensor] | None = None
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """Return the sums over own columns of the vectors, and of their squares, [B, D'] each."""
+        if self._sums is None:
+            self._sums = field_sums(self.vectors)
+        return self._sums
 
     def prepare_gradient(self) -> None:
         """Begin what the gradient of the vectors needs, while sums are on their way."""
@@ -258,15 +265,15 @@ class PairSums(Operator):
 
     def squares(self) -> Tensor:
         """Return half the squares of own whole columns, for each task [B, M]."""
-        if self.readout is None:  # of all side by side: in long stretches
-            vectors = _columns(self._source.vectors, self._whole)
-            return 0.5 * vectors.flatten(1).square().sum(dim=1, keepdim=True)
-        return 0.5 * self._own_squares() @ self._group.replicated(self.readout)[:, self._source.elements].T
+        squares = 0.5 * self._own_squares()
+        if self.readout is None:
+            return squares.sum(dim=1, keepdim=True)
+        return squares @ self._group.replicated(self.readout)[:, self._source.elements].T
 
     def partial(self) -> Tensor:
         """Return own parts of S, and of split bags [B, c]."""
         vectors, wide = self._source.vectors, self._source.wide
-        parts = [wide(vectors.sum(dim=1))]
+        parts = [wide(self._source.sums()[0])]
         if not self._is_read:
             parts.append(wide(self._own_squares()))
         if self._num_split:
@@ -289,7 +296,9 @@ class PairSums(Operator):
         return pairs.sum(dim=1, keepdim=True) if self.readout is None else pairs @ self.readout.T
 
     def _own_squares(self) -> Tensor:
-        return _columns(self._source.vectors, self._whole).square().sum(dim=1)
+        if not self._parts:
+            return self._source.sums()[1]
+        return self._source.vectors[:, self._whole].square().sum(dim=1)
 
 
 class FirstLayerSum(Operator):

@@ -45,7 +45,6 @@ class FieldTable(nn.Module, ABC):
         here; 0 of an empty one.
         """
 
-
     def prepare_gradient(self, cells: Cells, keys: Tensor) -> None:
         """Begin, on a thread, what the gradient of these `means` needs beside what comes back."""
 
