@@ -60,17 +60,15 @@ class OwnEntries(NamedTuple):
         return OwnEntries(values, count_kept(is_own, self.lengths), self.totals)
 
 
-def entries_of(batch: RankingBatch, num_rows: int, columns: Sequence[int] | None = None) -> Entries:
+def entries_of(batch: RankingBatch, num_rows: int, columns: Sequence[int]) -> Entries:
     """Return the values of a batch; rows that it has less than `num_rows` are without values.
 
     Args:
-        columns: of the F, in the order that they shall have; None is all.
+        columns: of the F, in the order that they shall have.
     """
     size, (_, num_categorical) = len(batch), batch.codes.shape
-    if columns is None:
-        columns = range(num_categorical + len(batch.bags))
     lengths = batch.codes.new_zeros(len(columns), num_rows, dtype=torch.int32)
-    values = [batch.codes[:0, :0].flatten()]
+    values = [batch.codes[:0].flatten()]
     for place, number in enumerate(columns):
         if number < num_categorical:
             values.append(batch.codes[:, number])
@@ -106,13 +104,14 @@ class KeyExchange:
             for columns in self._columns
         ]
 
-    def __call__(self, entries: Entries) -> OwnEntries:
+    def __call__(self, batch: RankingBatch, num_rows: int) -> OwnEntries:
         """Return the values of the rows of all workers for the tables of this one.
 
-        All workers call it with the same number of rows.
+        Args:
+            batch: of this worker's rows. num_rows: as many or more, the same on all workers.
         """
-        num_rows, rank, size = entries.lengths.shape[1], self.workers.rank, self.workers.size
-        parts = self._parts(entries)
+        rank, size = self.workers.rank, self.workers.size
+        parts = self._parts(batch, num_rows)
         none = torch.zeros(0, dtype=torch.uint8)
         messages = [
             none if other == rank else _pack_part(part, self._bits[other])
@@ -139,64 +138,55 @@ class KeyExchange:
         """Return what of the values of all rows this worker has rows of; nothing is sent.
 
         Args:
-            batch: of all rows, at most `num_rows`.
+            batch: of all rows. num_rows: as many or more.
         """
         rank = self.workers.rank
+        groups = [group for group in self.owners.groups if rank in group.holders]
         entries = entries_of(batch, num_rows, self._columns[rank])
-        ends = [0, *entries.lengths.sum(dim=1, dtype=torch.int64).cumsum(0).tolist()]
-        parts, start = [], 0
-        for group in self.owners.groups:
-            if rank in group.holders:
-                stop = start + len(group.columns)
-                values, lengths = (
-                    entries.values[ends[start] : ends[stop]],
-                    entries.lengths[start:stop],
-                )
-                parts += [part for _, part in self._divided(values, lengths, group, [rank])]
-                start = stop
-        totals = entries.lengths[None]
-        if len(parts) != 1:
-            none = Entries(entries.values[:0], entries.lengths[:0])
-            parts = [Entries(*map(torch.cat, zip(none, *parts, strict=True)))]
-        ((values, lengths),) = parts
-        return OwnEntries(values, lengths[None], totals)
+        totals = entries.lengths
+        if any(self._is_divided(group) for group in groups):
+            stretches = zip(groups, _stretches(entries, groups), strict=True)
+            parts = [part for one in stretches for _, part in self._divided(*one, [rank])]
+            entries = Entries(*map(torch.cat, zip(*parts, strict=True)))
+        return OwnEntries(entries.values, entries.lengths[None], totals[None])
 
     def _places_of_partial(self, columns: tuple[int, ...]) -> list[int]:
         return [place for place, number in enumerate(columns) if self._is_partial[number]]
 
-    def _parts(self, entries: Entries) -> list[_Part]:
+    def _parts(self, batch: RankingBatch, num_rows: int) -> list[_Part]:
         """Return for each worker values [S], lengths [G, b], and full lengths of partial bags."""
-        ends = entries.lengths.sum(dim=1, dtype=torch.int64).cumsum(0).tolist()
-        starts = [0, *ends[:-1]]
+        groups = self.owners.groups
+        order = [number for group in groups for number in group.columns]
+        entries = entries_of(batch, num_rows, order)
         values: list[list[Tensor]] = [[entries.values[:0]] for _ in self._columns]
         lengths: list[list[Tensor]] = [[entries.lengths[:0]] for _ in self._columns]
-        for group in self.owners.groups:
-            spans = _spans(group.columns)
-            own = torch.cat([entries.values[starts[one] : ends[other]] for one, other in spans])
-            cells = entries.lengths[list(group.columns)]
-            for rank, part in self._divided(own, cells, group, group.holders):
+        for group, own in zip(groups, _stretches(entries, groups), strict=True):
+            for rank, part in self._divided(group, own, group.holders):
                 values[rank].append(part.values)
                 lengths[rank].append(part.lengths)
         parts = []
         for rank, columns in enumerate(self._columns):
-            partial = [columns[place] for place in self._partial[rank]]
+            partial = [order.index(columns[place]) for place in self._partial[rank]]
             totals = entries.lengths[partial]
             parts.append((torch.cat(values[rank]), torch.cat(lengths[rank]), totals))
         return parts
 
+    def _is_divided(self, group: Group) -> bool:
+        return len(group.holders) > 1 and not self.owners.by_element
+
     def _divided(
-        self, values: Tensor, lengths: Tensor, group: Group, wanted: Sequence[int]
+        self, group: Group, own: Entries, wanted: Sequence[int]
     ) -> Iterator[tuple[int, Entries]]:
         """Yield the parts of some holders in the values of a group of columns."""
-        number = len(group.holders)
-        if number == 1 or self.owners.by_element:
-            yield from ((rank, Entries(values, lengths)) for rank in wanted)
+        if not self._is_divided(group):
+            yield from ((rank, own) for rank in wanted)
             return
-        places = self.owners.places(values, number)
-        codes = self.owners.local_codes(values, number)
+        number = len(group.holders)
+        places = self.owners.places(own.values, number)
+        codes = self.owners.local_codes(own.values, number)
         for rank in wanted:
             is_own = places == group.holders.index(rank)
-            yield rank, Entries(codes[is_own], count_kept(is_own, lengths))
+            yield rank, Entries(codes[is_own], count_kept(is_own, own.lengths))
 
 
 _Part = tuple[Tensor, Tensor, Tensor]
@@ -238,12 +228,9 @@ def count_kept(is_kept: Tensor, lengths: Tensor) -> Tensor:
     return before.diff(prepend=before.new_zeros(1)).to(lengths.dtype).view(lengths.shape)
 
 
-def _spans(columns: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Return the first and the last of each stretch of consecutive columns, ascending."""
-    spans: list[tuple[int, int]] = []
-    for number in columns:
-        if spans and spans[-1][1] == number - 1:
-            spans[-1] = (spans[-1][0], number)
-        else:
-            spans.append((number, number))
-    return spans
+def _stretches(entries: Entries, groups: Sequence[Group]) -> Iterator[Entries]:
+    """Yield the values of each group of columns, which lie one after the other."""
+    sizes = [len(group.columns) for group in groups]
+    lengths = torch.split(entries.lengths, sizes)
+    counts = [int(own.sum(dtype=torch.int64)) for own in lengths]
+    yield from map(Entries, torch.split(entries.values, counts), lengths)

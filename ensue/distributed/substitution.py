@@ -88,7 +88,7 @@ class Source:
 
     def prepare_gradient(self) -> None:
         """Begin what the gradient of the vectors needs, while sums are on their way."""
-        if self.fields.table is not None:
+        if self.fields.table is not None and self.columns:
             self.fields.table.prepare_gradient(self._cells, self._keys)
 
     def parted(self, split: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
