@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ensue.errors import EnsueError
     from ensue.evaluation.evaluator import evaluate
     from ensue.evaluation.significance import compare
+    from ensue.runs.cascade import Cascade
     from ensue.runs.distill import distill
     from ensue.runs.distill_classifier import distill_arrays, distill_classifier
     from ensue.runs.plan import plan
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
     from ensue.runs.train import train
     from ensue.runs.train_ranker import train_ranker
     from ensue.runs.tune import tune
+    from ensue.serving.server import serve
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cascade",
     "Dataset",
     "EnsueError",
     "Profile",
@@ -54,6 +57,7 @@ __all__ = [
     "prepare",
     "prepare_ranking",
     "profile",
+    "serve",
     "stability",
     "tradeoff",
     "train",
@@ -62,6 +66,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Cascade": "ensue.runs.cascade",
     "Dataset": "ensue.data.dataset",
     "EnsueError": "ensue.errors",
     "Profile": "ensue.runs.profile",
@@ -82,6 +87,7 @@ _HOMES = {
     "prepare": "ensue.data.prepare",
     "prepare_ranking": "ensue.data.ranking.prepare",
     "profile": "ensue.runs.profile",
+    "serve": "ensue.serving.server",
     "stability": "ensue.runs.stability",
     "tradeoff": "ensue.runs.tradeoff",
     "train": "ensue.runs.train",

@@ -12,6 +12,7 @@ import pytest
 import ensue
 
 SURFACE = [
+    "Cascade",
     "Dataset",
     "EnsueError",
     "Profile",

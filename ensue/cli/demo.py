@@ -67,5 +67,6 @@ def _print_outcome(outcome: Demo) -> None:
         print_table(["rank", "item", "name", "score"], rows, title=f"{best}, {title}")
     print_text(
         f"The report is {outcome.report}. Try:\n"
-        f"  ensue recommend {outcome.best.path} --history {','.join(outcome.history)}"
+        f"  ensue recommend {outcome.best.path} --history {','.join(outcome.history)}\n"
+        f"  ensue serve {outcome.best.path}   # then open http://127.0.0.1:8000/"
     )

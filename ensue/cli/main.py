@@ -22,6 +22,7 @@ from ensue.cli.compare import compare
 from ensue.cli.demo import demo
 from ensue.cli.distill import distill
 from ensue.cli.evaluate import evaluate
+from ensue.cli.export import export
 from ensue.cli.fetch import fetch
 from ensue.cli.index import index
 from ensue.cli.output import print_text
@@ -110,6 +111,7 @@ app.command()(predict)
 app.command()(serve)
 app.command()(similar)
 app.command(name="add-items")(add_items)
+app.command()(export)
 app.command()(report)
 app.command()(demo)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from ensue.runs.cascade import Cascade
     from ensue.runs.requests import Recommendation
     from ensue.runs.run import Run
 
@@ -50,8 +52,14 @@ def recommend(
     ] = None,
     batch: Annotated[
         Path | None,
-        typer.Option(help='JSON lines, each {"user": ID} or {"history": [ID, ...]}.'),
+        typer.Option(
+            help='JSON lines, each {"user": ID} or {"history": [ID, ...]}; or Parquet, a file or '
+            "folder, with a column user or history.",
+        ),
     ] = None,
+    all_users: Annotated[
+        bool, typer.Option("--all-users", help="Every user of the log, to Parquet (-o).")
+    ] = False,
     follow: Annotated[
         bool,
         typer.Option(
@@ -61,17 +69,50 @@ def recommend(
         ),
     ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON lines, one answer a request.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="One answer a request: JSON lines, or Parquet where the requests are. Parquet is "
+            "made in parts: the same command goes on where it was interrupted.",
+        ),
+    ] = None,
+    ranker: Annotated[
+        Path | None,
+        typer.Option(help="Run folder of any kind: it ranks what RUN retrieves."),
+    ] = None,
+    candidates: Annotated[
+        int | None, typer.Option(help="Number of items to rank, 200 by default; with --ranker.")
+    ] = None,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option(help="Milliseconds for all requests: as many are ranked as fit."),
+    ] = None,
+    timings: Annotated[
+        bool, typer.Option("--timings", help="Tell the time of each stage; with --ranker.")
+    ] = False,
+    task: Annotated[
+        str | None, typer.Option(help="Task of a ranking model to rank by; its first by default.")
+    ] = None,
+    user_column: Annotated[
+        str | None, typer.Option(help="Column of user ids of a ranking model.")
+    ] = None,
+    item_column: Annotated[
+        str | None, typer.Option(help="Column of item ids of a ranking model.")
+    ] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Table of items with columns that a ranking model reads.")
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object on standard output.")
     ] = False,
 ) -> None:
     """Recommend items for known users or for any history, seen in training or not."""
+    from ensue.cli.cascade import open_cascade
     from ensue.cli.output import print_json, print_text
     from ensue.config import parse_settings
     from ensue.errors import UsageError
-    from ensue.runs.batches import read_ids, recommend_file
+    from ensue.runs.batches import read_ids
     from ensue.runs.run import load
 
     options: dict[str, Any] = {
@@ -84,21 +125,34 @@ def recommend(
     if feature:
         options["features"] = _parse_pairs(feature, "--feature")
     opened = load(run)
+    second_stage = {
+        **{"--candidates": candidates, "--budget-ms": budget_ms, "--timings": timings or None},
+        **{"--task": task, "--user-column": user_column, "--item-column": item_column},
+        "--items": items,
+    }
+    cascade = open_cascade(opened, ranker, second_stage)
+    if cascade is not None and (batch is not None or follow):
+        raise UsageError("--ranker goes with --user, --history and --feature.")
     if search and index is None:
         raise UsageError("--search NAME=VALUE goes with --index.")
-    if index is not None:
-        if follow:
-            raise UsageError("--follow keeps the scores of all items; it takes no --index.")
-        options["index"] = opened.index(index, **parse_settings(search or []))
-    if batch is not None:
+    if index is not None and follow:
+        raise UsageError("--follow keeps the scores of all items; it takes no --index.")
+    settings = parse_settings(search or [])
+    if batch is not None or all_users:
         if output is None or user or history:
-            raise UsageError("--batch FILE needs -o FILE, and no --user or --history beside it.")
-        count = recommend_file(opened, batch, output, **options)
+            raise UsageError(
+                "--batch FILE and --all-users need -o FILE, and no --user or --history beside it."
+            )
+        if index is not None:
+            options |= {"index": index, "search": settings}
+        count = _answer_file(opened, batch, output, options, all_users=all_users)
         if as_json:
             print_json({"path": str(output), "requests": count})
         else:
             print_text(f"{count:,} answers are in {output}.")
         return
+    if index is not None:
+        options["index"] = opened.index(index, **settings)
     if follow:
         if output is not None or history or feature or len(user or []) > 1:
             raise UsageError(
@@ -107,21 +161,46 @@ def recommend(
         _follow(opened, user[0] if user else None, options, as_json)
         return
     if output is not None:
-        raise UsageError("-o FILE goes with --batch FILE.")
+        raise UsageError("-o FILE goes with --batch FILE or --all-users.")
     if not user and not history and not feature:
         raise UsageError(
             "ensue recommend needs --user ID, --history ID,ID,..., --feature NAME=VALUE, "
-            "--batch FILE or --follow."
+            "--batch FILE, --all-users or --follow."
         )
     histories = [[item for item in text.split(",") if item] for text in history or []]
-    answers = opened.recommend(users=user or None, histories=histories or None, **options)
+    options |= {"users": user or None, "histories": histories or None}
+    _answer(opened, cascade, options, budget_ms=budget_ms, timings=timings, as_json=as_json)
+
+
+def _answer(
+    run: Run,
+    cascade: Cascade | None,
+    options: dict[str, Any],
+    *,
+    budget_ms: float | None,
+    timings: bool,
+    as_json: bool,
+) -> None:
+    """Print the answers of a run, or of two stages."""
+    from ensue.cli.cascade import note_missing, print_stages
+    from ensue.cli.output import print_json
+
+    told: dict[str, Any] = {}
+    if cascade is None:
+        answers: Sequence[Recommendation] = run.recommend(**options)
+    else:
+        note_missing(cascade, options)
+        answers = cascade.recommend(**options, budget_ms=budget_ms)
+        told["timings"] = timings
     if as_json:
-        requests = [answer.to_dict() for answer in answers]
+        requests = [answer.to_dict(**told) for answer in answers]
         print_json(requests[0] if len(requests) == 1 else {"requests": requests})
         return
-    nobody = "for the history" if histories else "for the features"
+    nobody = "for the history" if options["histories"] else "for the features"
     for answer in answers:
-        _print_answer(answer, opened.item_names(), nobody)
+        _print_answer(answer, run.item_names(), nobody)
+        if cascade is not None:
+            print_stages(answer, timings=timings)
 
 
 def _parse_pairs(assignments: list[str], flag: str) -> dict[str, str]:
@@ -135,6 +214,39 @@ def _parse_pairs(assignments: list[str], flag: str) -> dict[str, str]:
             raise UsageError(f"{flag} takes NAME=VALUE; got {assignment!r}.")
         pairs[name] = value
     return pairs
+
+
+def _answer_file(
+    run: Run, requests: Path | None, out: Path, options: dict[str, Any], *, all_users: bool
+) -> int:
+    """Answer all requests of a file, or all users; return how many.
+
+    Args:
+        options: `index` is the name of one, `search` settings of searches with it.
+    """
+    from ensue.errors import UsageError
+    from ensue.runs.batch_tables import SUFFIXES, recommend_table
+    from ensue.runs.batches import recommend_file
+
+    if requests is not None and all_users:
+        raise UsageError("--all-users needs no --batch FILE beside it.")
+    is_table = out.suffix in SUFFIXES
+    if requests is None and not is_table:
+        raise UsageError(f"--all-users writes Parquet, -o NAME.parquet; got {out}.")
+    if requests is not None and is_table != (requests.is_dir() or requests.suffix in SUFFIXES):
+        raise UsageError(
+            "requests and answers are both Parquet (NAME.parquet; requests may be a folder), or "
+            f"both JSON lines; got --batch {requests} -o {out}."
+        )
+    if is_table:
+        if "features" in options:
+            raise UsageError("--feature goes with JSON lines; Parquet takes what the run stores.")
+        return recommend_table(run, requests, out, **options)
+    if "index" in options:
+        options = options | {"index": run.index(options["index"], **options["search"])}
+        del options["search"]
+    assert requests is not None
+    return recommend_file(run, requests, out, **options)
 
 
 def _follow(run: Run, user: str | None, options: dict[str, Any], as_json: bool) -> None:

@@ -10,9 +10,19 @@ import typer
 
 def serve(
     runs: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(help="Run folders made by ensue train; the first answers by default."),
-    ],
+    ] = None,
+    retriever: Annotated[
+        Path | None, typer.Option(help="Run whose items a ranker orders anew.")
+    ] = None,
+    ranker: Annotated[
+        Path | None,
+        typer.Option(help="Run, of train on a log or on a table, that orders what is retrieved."),
+    ] = None,
+    ranker_items: Annotated[
+        Path | None, typer.Option(help="Table of items with columns that the ranker reads.")
+    ] = None,
     index: Annotated[
         str | None,
         typer.Option(help="Kind or folder of an index (ensue index): ask it, not every item."),
@@ -36,7 +46,10 @@ def serve(
     from ensue.serving.server import serve as run_service
 
     run_service(
-        runs,
+        runs or [],
+        retriever=retriever,
+        ranker=ranker,
+        ranker_items=ranker_items,
         index=index,
         store=store,
         host=host,

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from ensue.data.ids import IdMap
@@ -98,6 +99,34 @@ class ContextEncoder:
         """Return the context of a request [C]; else as `encode_event`."""
         return self._encode(self.schema.request, values, "a request", "context_out")
 
+    def encode_requests(self, columns: pl.DataFrame) -> tuple[NDArray[np.float64], pl.Series]:
+        """Return what `encode_request` does for each row: numbers [B, C], and lists of unknowns.
+
+        Args:
+            columns: [B] of every column that the model reads of requests, by name.
+
+        Raises:
+            UsageError: a value is no number, or no text, where it must be.
+        """
+        numbers = np.empty((len(columns), len(self.schema.request)))
+        unknown = []
+        for number, column in enumerate(self.schema.request):
+            values = columns[column.name]
+            if column.num_values is None:
+                numbers[:, number] = _numbers(values)
+                continue
+            if values.dtype.is_nested():
+                raise UsageError(f"context {column.name!r} must be text; got {values.dtype}.")
+            text = values.cast(pl.String).replace("", None)
+            numbers[:, number] = codes = self._vocabularies[column.name].find(text)
+            told = pl.lit(f"{column.name}=") + pl.lit(text)  # null where the value is
+            unknown.append(pl.when(pl.lit(pl.Series(codes == 0))).then(told).alias(column.name))
+        if not unknown:
+            return numbers, pl.Series([[]], dtype=pl.List(pl.String)).new_from_index(
+                0, len(columns)
+            )
+        return numbers, pl.select(pl.concat_list(unknown).list.drop_nulls()).to_series()
+
     def _encode(
         self,
         columns: Sequence[ContextColumn],
@@ -129,6 +158,21 @@ class ContextEncoder:
             if numbers[number] == 0:
                 unknown.append(f"{column.name}={text}")
         return numbers, unknown
+
+
+def _numbers(values: pl.Series) -> NDArray[np.float64]:
+    """Return a column as numbers [B], NaN where one is missing."""
+    if values.dtype == pl.String:
+        values = values.replace("", None)
+    if values.dtype == pl.String or values.dtype.is_numeric() or values.dtype == pl.Boolean:
+        read = values.cast(pl.Float64, strict=False)
+    else:
+        read = pl.repeat(None, len(values), dtype=pl.Float64, eager=True)
+    numbers = read.fill_null(math.nan).to_numpy(writable=True)
+    is_open = read.is_null() & values.is_not_null()
+    for row, value in zip(is_open.arg_true(), values.filter(is_open).to_list(), strict=True):
+        numbers[row] = _number(values.name, value)
+    return numbers
 
 
 def _number(name: str, value: Any) -> float:

@@ -56,8 +56,10 @@ def _distinct_items(items: Any, starts: Any, ends: Any, num_items: int) -> Any:
     num_users = len(starts)
     last_user = np.full(num_items + 1, -1, np.int64)
     offsets = np.zeros(num_users + 1, np.int64)
-    kept = np.empty((ends - starts).sum(), np.int32)
-    count = 0
+    room = count = 0
+    for user in range(num_users):
+        room += ends[user] - starts[user]
+    kept = np.empty(room, np.int32)
     for user in range(num_users):
         for row in range(starts[user], ends[user]):
             item = items[row]
@@ -75,7 +77,8 @@ def transpose(user_offsets: Any, user_items: Any, num_items: int) -> Any:
     offsets = np.zeros(num_items + 2, np.int64)
     for item in user_items:
         offsets[item + 1] += 1
-    offsets = np.cumsum(offsets)
+    for item in range(num_items + 1):
+        offsets[item + 1] += offsets[item]
     free = offsets[:-1].copy()
     users = np.empty(len(user_items), np.int32)
     for user in range(len(user_offsets) - 1):

@@ -59,6 +59,11 @@ class FeatureEncoder:
             *unused,
         }
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names that values may have: of features and their sources, and those not read."""
+        return frozenset(self._known)
+
     @classmethod
     def from_dataset(cls, dataset: Dataset, side: Side) -> FeatureEncoder:
         """Return the encoder of the features of a dataset's items or users.
@@ -217,12 +222,14 @@ def read_bags(given: Sequence[Any], separator: str | None) -> tuple[NDArray[np.i
 
     Those of one row are in order and next to each other.
     """
-    in_text = _rows_of_text(given)
-    try:
-        places, split = to_bags(_series(given, in_text), separator)
-    except BadValueError as error:
-        raise BadValueError(in_text[error.index], f"lists or {error.needed}") from None
-    rows, texts = [in_text[place] for place in places], split.to_list()
+    rows: list[int] = []
+    texts: list[str] = []
+    if in_text := _rows_of_text(given):
+        try:
+            places, split = to_bags(_series(given, in_text), separator)
+        except BadValueError as error:
+            raise BadValueError(in_text[error.index], f"lists or {error.needed}") from None
+        rows, texts = [in_text[place] for place in places], split.to_list()
     for row, value in enumerate(given):
         if isinstance(value, str):
             continue
@@ -247,11 +254,11 @@ def read_numbers(given: Sequence[Any]) -> NDArray[np.float64]:
         BadValueError: a value is no finite number.
     """
     numbers = np.full(len(given), np.nan)
-    in_text = _rows_of_text(given)
-    try:
-        numbers[in_text] = to_numbers(_series(given, in_text))
-    except BadValueError as error:
-        raise BadValueError(in_text[error.index], error.needed) from None
+    if in_text := _rows_of_text(given):
+        try:
+            numbers[in_text] = to_numbers(_series(given, in_text))
+        except BadValueError as error:
+            raise BadValueError(in_text[error.index], error.needed) from None
     for row, value in enumerate(given):
         if isinstance(value, str) or _is_missing(value):
             continue
@@ -264,13 +271,13 @@ def read_numbers(given: Sequence[Any]) -> NDArray[np.float64]:
 def read_vectors(info: FeatureInfo, given: Sequence[Any]) -> NDArray[np.float32]:
     """Return vectors [B + 1, D], NaN where there is none."""
     vectors = np.full((len(given) + 1, info.size), np.nan, dtype=np.float32)
-    in_text = _rows_of_text(given)
-    try:
-        texts = _series(given, in_text)
-        vectors[1:][in_text] = to_vectors(texts, info.separator, info.size)
-    except BadValueError as error:
-        needed = f"vectors of {info.size} numbers"
-        raise BadValueError(in_text[error.index], needed) from None
+    if in_text := _rows_of_text(given):
+        try:
+            texts = _series(given, in_text)
+            vectors[1:][in_text] = to_vectors(texts, info.separator, info.size)
+        except BadValueError as error:
+            needed = f"vectors of {info.size} numbers"
+            raise BadValueError(in_text[error.index], needed) from None
     for row, value in enumerate(given):
         if not isinstance(value, str) and not _is_missing(value):
             vectors[row + 1] = _vector(value, row, info.size)

@@ -131,11 +131,13 @@ class HistoryBatch:
         event, request = event_context, request_context
         lengths = [len(history) for history in histories]
         return cls(
-            users=torch.tensor(users if users is not None else [0] * len(lengths)).long(),
-            items=torch.from_numpy(
-                np.concatenate([np.empty(0, np.int64), *histories]).astype(np.int64)
+            users=torch.from_numpy(
+                np.array(users if users is not None else [0] * len(lengths), dtype=np.int64)
             ),
-            offsets=torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)),
+            items=torch.from_numpy(
+                np.concatenate([np.empty(0, np.int64), *histories]).astype(np.int64, copy=False)
+            ),
+            offsets=torch.from_numpy(np.cumsum([0, *lengths], dtype=np.int64)),
             event_context=torch.from_numpy(np.concatenate(event)) if event else None,
             request_context=torch.from_numpy(np.stack(request)) if request else None,
             user_features=user_features,

@@ -20,6 +20,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from ensue.nn.selection import sort_
+
 TILE = 2048  # scores: 8 KiB, so that a tile and its targets stay in the first-level cache
 NUM_PARTS = 8  # pieces of work in a block, more than threads because users differ
 SCAN = 64  # scores compared at once with the worst of the top items
@@ -110,7 +112,8 @@ def _rank_users(  # type: ignore[no-untyped-def]
         row = scores[b]
         own = targets[target_offsets[b] : target_offsets[b + 1]]
         own_ranks = ranks[target_offsets[b] : target_offsets[b + 1]]
-        own_seen = np.sort(seen[seen_offsets[b] : seen_offsets[b + 1]])
+        own_seen = seen[seen_offsets[b] : seen_offsets[b + 1]].copy()
+        sort_(own_seen)
         for j in range(len(own)):
             place = np.searchsorted(own_seen, own[j])
             own_ranks[j] = 0 if place < len(own_seen) and own_seen[place] == own[j] else 1

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ensue.nn.selection import largest_places, nth_largest
+from ensue.nn.selection import keep_best, largest_places
 
 # Sums may be reordered to use the vector units.
 _compile: Any = njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"})
@@ -46,11 +46,13 @@ def search_leaves(query, network, tree, beam):  # type: ignore[no-untyped-def]
     query_weight, query_bias, tables, weight, bias = network
     starts, choices, first_child, _, _ = tree
     depth, width, num_hidden = weight.shape[0], weight.shape[2], weight.shape[1]
-    hidden, logits = np.empty(num_hidden, np.float32), np.empty(width, np.float32)
+    base, hidden = np.empty(num_hidden, np.float32), np.empty(num_hidden, np.float32)
+    logits = np.empty(width, np.float32)
     nodes, log_p = np.zeros(1, np.int64), np.zeros(1, np.float32)
     path = np.zeros((1, depth), np.int64)
     for layer in range(depth):
-        base = query_bias[layer].copy()
+        for h in range(num_hidden):
+            base[h] = query_bias[layer, h]
         for e in range(len(query)):
             for h in range(num_hidden):
                 base[h] += query[e] * query_weight[layer, e, h]
@@ -58,7 +60,8 @@ def search_leaves(query, network, tree, beam):  # type: ignore[no-untyped-def]
         found, parents = np.empty(room, np.int64), np.empty(room, np.int64)
         joint, count = np.empty(room, np.float32), 0
         for n in range(len(nodes)):
-            hidden[:] = base
+            for h in range(num_hidden):
+                hidden[h] = base[h]
             for earlier in range(layer):
                 row = tables[layer * (layer - 1) // 2 + earlier, path[n, earlier]]
                 for h in range(num_hidden):
@@ -73,17 +76,22 @@ def search_leaves(query, network, tree, beam):  # type: ignore[no-untyped-def]
                 count += 1
         kept = largest_places(joint[:count], beam)
         before, path = path, np.empty((len(kept), depth), np.int64)
-        nodes, log_p = found[kept], joint[kept]
+        nodes, log_p = np.empty(len(kept), np.int64), np.empty(len(kept), np.float32)
         for n in range(len(kept)):
-            path[n] = before[parents[kept[n]]]
+            nodes[n], log_p[n] = found[kept[n]], joint[kept[n]]
+            for earlier in range(layer):
+                path[n, earlier] = before[parents[kept[n]], earlier]
             path[n, layer] = choices[nodes[n]]
-    return nodes - starts[depth - 1]
+    for n in range(len(nodes)):
+        nodes[n] -= starts[depth - 1]
+    return nodes
 
 
 @_compile
 def layer_logits(hidden, weight, bias, logits):  # type: ignore[no-untyped-def]
     """Set logits [K] to bias + relu(hidden) weight, and return the log of the sum of their exp."""
-    logits[:] = bias
+    for k in range(len(logits)):
+        logits[k] = bias[k]
     for h in range(len(hidden)):
         value = hidden[h]
         if value > 0:
@@ -119,27 +127,3 @@ def score_items(query, tree, rows, leaves, marks, stamp):  # type: ignore[no-unt
             found[count], values[count] = item, total
             count += 1
     return found[:count], values[:count]
-
-
-@_compile
-def keep_best(found, values, ids, scores):  # type: ignore[no-untyped-def]
-    """Write the best items to ids and scores [k]; the smallest ids of equal scores."""
-    k = len(ids)
-    if len(found) <= k:
-        ids[: len(found)] = found
-        scores[: len(found)] = values
-        return
-    threshold = nth_largest(values.copy(), k)
-    n, tied, num_tied = 0, np.empty(len(found), np.int64), 0
-    for place in range(len(found)):
-        if values[place] > threshold:
-            ids[n], scores[n] = found[place], values[place]
-            n += 1
-        elif values[place] == threshold:
-            tied[num_tied] = -found[place]
-            num_tied += 1
-    last = -nth_largest(tied[:num_tied].copy(), k - n)
-    for place in range(num_tied):
-        if -tied[place] <= last:
-            ids[n], scores[n] = -tied[place], threshold
-            n += 1

@@ -20,7 +20,7 @@ from llvmlite import ir
 from numba import extending, njit, types
 from numpy.typing import NDArray
 
-from ensue.nn.selection import nth_largest
+from ensue.nn.selection import nth_largest, sort_
 
 _intrinsic: Any = extending.intrinsic  # its type hides that numba passes the first argument
 
@@ -171,7 +171,8 @@ def _keep_best(keys, k):  # type: ignore[no-untyped-def]
 def _finish(counts, keys, ids, scores):  # type: ignore[no-untyped-def]
     """Fill the first places of ids and scores [B, k] with the best of every row."""
     for b in range(len(counts)):
-        own = np.sort(keys[b, : counts[b]])
+        own = keys[b, : counts[b]].copy()
+        sort_(own)
         for place in range(min(len(own), ids.shape[1])):
             key = own[len(own) - 1 - place]
             ids[b, place] = np.int64(_ID_BITS - (key & _ID_BITS))

@@ -127,7 +127,7 @@ class SequenceModel(Model):
 
         A model overrides it where one query costs less than all of them.
         """
-        return self.encode(items)[torch.arange(len(items), device=items.device), last]
+        return self.encode(items)[torch.arange(items.shape[0], device=items.device), last]
 
     @abstractmethod
     def start(self) -> Any:

@@ -59,7 +59,7 @@ def bag_mean(table: Tensor | GrowingTable, ids: Tensor, offsets: Tensor) -> Tens
     """Return the mean row of each bag [B, D]; 0 of an empty one."""
     if not isinstance(table, Tensor):
         table, ids = table.fetch(ids)
-    return bag_sum(table, ids, offsets, mean_weights(offsets, len(ids), table.dtype))
+    return bag_sum(table, ids, offsets, mean_weights(offsets, ids.shape[0], table.dtype))
 
 
 def mean_weights(offsets: Tensor, total: int, dtype: torch.dtype) -> Tensor:
@@ -73,10 +73,10 @@ def sum_bags(
     table: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor, use_kernels: bool
 ) -> Tensor:
     """Return what `bag_sum` does, without a gradient."""
-    out = table.new_zeros(len(offsets) - 1, table.shape[1])
+    out = table.new_zeros(offsets.shape[0] - 1, table.shape[1])
     if use_kernels:
         kernels.bag_sum(*kernels.arrays(ids, offsets, weights, table, out))
         return out
-    bags = torch.arange(len(out), device=ids.device)
-    bags = bags.repeat_interleave(offsets.diff(), output_size=len(ids))
+    bags = torch.arange(out.shape[0], device=ids.device)
+    bags = bags.repeat_interleave(offsets.diff(), output_size=ids.shape[0])
     return out.index_add_(0, bags, table.index_select(0, ids) * weights[:, None])

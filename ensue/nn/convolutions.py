@@ -28,9 +28,13 @@ class WindowConvolutions(nn.Module):
     horizontal_weight holds the filters [H, h, D] of the heights h = 1..L, flat, one height after
     the other: they are always used together.
 
+    placed: the filters at their positions, as `freeze_` left them; None of weights that may change.
+
     Args:
         parts: which of h and v are used; a part that is not gives zeros (the paper's ablation).
     """
+
+    placed: Tensor | None
 
     def __init__(
         self,
@@ -58,6 +62,7 @@ class WindowConvolutions(nn.Module):
             _uniform(num_vertical * window, window).view(num_vertical, window)
         )
         self.vertical_bias = nn.Parameter(_uniform(num_vertical, window))
+        self.register_buffer("placed", None, persistent=False)
 
     @property
     def num_features(self) -> int:
@@ -75,10 +80,14 @@ class WindowConvolutions(nn.Module):
         vertical = self._vertical(vectors) if self.uses_vertical else None
         horizontal = self._horizontal(vectors) if self.uses_horizontal else None
         if vertical is None:
-            vertical = vectors.new_zeros(len(vectors), self.num_vertical * self.dim)
+            vertical = vectors.new_zeros(vectors.shape[0], self.num_vertical * self.dim)
         if horizontal is None:
-            horizontal = vectors.new_zeros(len(vectors), self.window * self.num_horizontal)
+            horizontal = vectors.new_zeros(vectors.shape[0], self.window * self.num_horizontal)
         return dropout(torch.cat([vertical, horizontal], dim=1))
+
+    def freeze_(self) -> None:
+        """Keep the filters at their positions, in place of making them anew for each batch."""
+        self.placed = self._at_positions()
 
     def filters(self, height: int) -> Tensor:
         """Return the horizontal filters [H, h, D] of a height, a view."""
@@ -94,16 +103,21 @@ class WindowConvolutions(nn.Module):
 
     def _horizontal(self, vectors: Tensor) -> Tensor:
         """The maximum of each filter over its positions (Eq. 3 to 5)."""
-        sizes = [self.window - height + 1 for height in range(1, self.window + 1)]
-        products = vectors.flatten(1) @ self._at_positions(sizes).flatten(0, 1).T
-        at_positions = products.view(len(vectors), sum(sizes), self.num_horizontal)
+        placed = self._at_positions() if self.placed is None else self.placed
+        products = vectors.flatten(1) @ placed.flatten(0, 1).T
+        sizes = self._sizes()
+        at_positions = products.view(vectors.shape[0], sum(sizes), self.num_horizontal)
         by_height = torch.split(at_positions, sizes, dim=1)
         best = torch.cat([of_height.max(dim=1).values for of_height in by_height], dim=1)
         return ACTIVATIONS[self.activation](best + self.horizontal_bias)
 
-    def _at_positions(self, sizes: list[int]) -> Tensor:
+    def _sizes(self) -> list[int]:
+        """Return how many positions the filters of each height have."""
+        return [self.window - height + 1 for height in range(1, self.window + 1)]
+
+    def _at_positions(self) -> Tensor:
         """Return each filter at each of its positions, zero elsewhere [P, H, L * D]."""
-        width = self.window * self.dim
+        sizes, width = self._sizes(), self.window * self.dim
         placed = self.horizontal_weight.new_zeros(sum(sizes), self.num_horizontal, width)
         next_position = self.num_horizontal * width + self.dim  # one matrix and one item on
         for height, size in enumerate(sizes, start=1):

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ensue.nn import cpu_kernels as kernels
@@ -107,6 +108,8 @@ def dot_rows(queries: Tensor, weight: Tensor | GrowingTable, ids: Tensor) -> Ten
 
 def look_up(weight: Tensor, ids: Tensor) -> Tensor:
     """Return weight[ids] [*ids.shape, D], with autograd's own gradient."""
+    if weight.dim() == 2:
+        return F.embedding(ids, weight)
     return weight.index_select(0, ids.reshape(-1)).view(*ids.shape, *weight.shape[1:])
 
 

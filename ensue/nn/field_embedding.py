@@ -134,10 +134,10 @@ class FieldEmbedding(nn.Module):
         if not self.is_dense:
             parts += self._mapped(batch)
         if not parts:
-            parts = [self.zero.new_zeros((len(batch), 0, self.dim))]
+            parts = [self.zero.new_zeros((batch.codes.shape[0], 0, self.dim))]
         vectors = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
         if not self.is_dense:
-            return Fields(vectors, self.zero.new_zeros((len(batch), 0)))
+            return Fields(vectors, self.zero.new_zeros((batch.codes.shape[0], 0)))
         return Fields(vectors, self._dense(batch))
 
     def count_values_(self, counts: Mapping[str, Tensor]) -> None:

@@ -37,7 +37,7 @@ class HistoryAttention(nn.Module):
             values: [S, D]; offsets: [B + 1], as in nn.jagged.
             targets: [B, D].
         """
-        rows = row_numbers(offsets, len(values))
+        rows = row_numbers(offsets, values.shape[0])
         weighted = values * self.weights(values, rows, targets)[:, None]
         pooled = values.new_zeros(targets.shape).index_add(0, rows, weighted)
         return pooled / offsets.diff().clamp(min=1)[:, None]

@@ -22,7 +22,7 @@ def row_numbers(offsets: Tensor, total: int | None = None) -> Tensor:
     >>> row_numbers(torch.tensor([0, 3, 3, 5])).tolist()
     [0, 0, 0, 2, 2]
     """
-    rows = torch.arange(len(offsets) - 1, device=offsets.device)
+    rows = torch.arange(offsets.shape[0] - 1, device=offsets.device)
     return rows.repeat_interleave(offsets.diff(), output_size=total)
 
 

@@ -185,4 +185,4 @@ class AttentionRange(nn.Module):
 
 def _at(x: Tensor, last: Tensor) -> Tensor:
     """Return x [B, T, D] at the positions `last` [B]."""
-    return x[torch.arange(len(x), device=x.device), last]
+    return x[torch.arange(x.shape[0], device=x.device), last]

@@ -1,4 +1,7 @@
-"""The largest of some numbers, for compiled code: numba's own sorting takes long to compile."""
+"""Sorting, and the largest of some numbers, for compiled code.
+
+What numba has for this takes seconds to compile, as does assigning a slice: hence the loops.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,47 @@ from typing import Any
 
 import numpy as np
 from numba import njit
+
+_STRETCH = 16  # sorted by insertion
+
+
+@njit(cache=True, nogil=True)
+def sort_(values: Any) -> None:
+    """Sort values [m] without NaN in place, ascending; quick where they nearly are.
+
+    Sorts short stretches by insertion and merges them two by two.
+
+    >>> values = np.array([3, 1, 2])
+    >>> sort_(values)
+    >>> values.tolist()
+    [1, 2, 3]
+    """
+    size, width = len(values), _STRETCH
+    for start in range(0, size, width):
+        for place in range(start + 1, min(start + width, size)):
+            value, free = values[place], place
+            while free > start and values[free - 1] > value:
+                values[free] = values[free - 1]
+                free -= 1
+            values[free] = value
+    left_half = np.empty(size if size > width else 0, values.dtype)
+    while width < size:
+        for start in range(0, size - width, 2 * width):
+            middle, end = start + width, min(start + 2 * width, size)
+            if values[middle - 1] <= values[middle]:
+                continue
+            for n in range(width):
+                left_half[n] = values[start + n]
+            left, right, place = 0, middle, start
+            while left < width:
+                if right < end and values[right] < left_half[left]:
+                    values[place] = values[right]
+                    right += 1
+                else:
+                    values[place] = left_half[left]
+                    left += 1
+                place += 1
+        width *= 2
 
 
 @njit(cache=True, nogil=True)
@@ -65,3 +109,35 @@ def largest_places(values: Any, count: int) -> Any:
         if is_tied:
             num_tied -= 1
     return places
+
+
+@njit(cache=True, nogil=True)
+def keep_best(found: Any, values: Any, ids: Any, scores: Any) -> None:
+    """Write the ids found [m] with the largest values [m] to ids and scores [k], in any order.
+
+    The smallest ids of equal values; what is left of [k] keeps what was in it.
+
+    >>> ids, scores = np.zeros(2, np.int64), np.zeros(2)
+    >>> keep_best(np.array([9, 5, 7]), np.array([1.0, 1.0, 2.0]), ids, scores)
+    >>> sorted(ids.tolist())
+    [5, 7]
+    """
+    k = len(ids)
+    if len(found) <= k:
+        for place in range(len(found)):
+            ids[place], scores[place] = found[place], values[place]
+        return
+    threshold = nth_largest(values.copy(), k)
+    n, tied, num_tied = 0, np.empty(len(found), np.int64), 0
+    for place in range(len(found)):
+        if values[place] > threshold:
+            ids[n], scores[n] = found[place], values[place]
+            n += 1
+        elif values[place] == threshold:
+            tied[num_tied] = -found[place]
+            num_tied += 1
+    last = -nth_largest(tied[:num_tied].copy(), k - n)
+    for place in range(num_tied):
+        if -tied[place] <= last:
+            ids[n], scores[n] = -tied[place], threshold
+            n += 1

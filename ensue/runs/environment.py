@@ -21,12 +21,12 @@ def describe_making(started: float) -> dict[str, Any]:
     return {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "seconds": time.perf_counter() - started,
-        "versions": _versions(),
+        "versions": versions(),
         "hardware": _hardware(),
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Return the versions of Ensue, Python and PyTorch."""
     return {
         "ensue": version("ensue"),

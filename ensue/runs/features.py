@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 Side = Literal["items", "users"]
 FILES: dict[Side, str] = {"items": "item_features.json", "users": "user_features.json"}
 CHUNK_ROWS = 1 << 16
-# What a run has of its training, what was measured on the smaller catalogue, and its indexes.
+# What a run has of its training, what was measured on the smaller catalogue, indexes and exports.
 NOT_COPIED = (
     "checkpoints",
     "evaluation",
     "indexes",
+    "exports",
     "report.html",
     "model.safetensors",
     "run.json",
@@ -74,6 +75,13 @@ def encode_features(
     table, unknown = FeatureEncoder.load(path).encode(rows)
     names = [column.name for column in columns]
     return select_columns(table, names, setting=f"{side} of {path}"), unknown
+
+
+def feature_names(run: Run, side: Side) -> frozenset[str]:
+    """Return the names that `encode_features` takes; none where the model reads no features."""
+    if not getattr(run.model.features, side):
+        return frozenset()
+    return FeatureEncoder.load(run.path / FILES[side]).names
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

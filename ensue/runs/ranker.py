@@ -34,6 +34,7 @@ from ensue.evaluation.ranking.shared import evaluate_shared
 from ensue.files import write_json
 from ensue.models.ranking.base import RankingModel
 from ensue.models.ranking.table import build_ranker, get_ranker
+from ensue.runs.export.write import Export, export_ranker
 from ensue.runs.stored import FORMAT, StoredRun
 from ensue.training.checkpoints import save_tensors
 
@@ -129,6 +130,12 @@ class RankingRun(StoredRun):
             return found
         of_first, *_ = workers.gather_objects(found and found.to_dict())
         return RankingEvaluation(**of_first)
+
+    def export(
+        self, form: str, *, out: str | Path | None = None, overwrite: bool = False
+    ) -> Export:
+        """Write the run in another format; see `ensue.runs.export.write.export_ranker`."""
+        return export_ranker(self, form, out=out, overwrite=overwrite)
 
     def evaluations(self) -> dict[str, RankingEvaluation]:
         """Return the stored evaluations by split."""

@@ -7,8 +7,8 @@ item id, as in evaluation. Shapes: B requests, I items, C context columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -104,7 +104,7 @@ class Recommender:
                 raise UsageError(f"{name} must be a list; got the string {value!r}.")
         _check_k(k)
         users, histories = users or [], histories or []
-        contexts = _one_for_each("context", context, len(users) + len(histories))
+        contexts = one_for_each("context", context, len(users) + len(histories))
         requests = [
             *self._of_users(users, contexts[: len(users)]),
             *self._of_histories(histories, contexts[len(users) :]),
@@ -113,7 +113,7 @@ class Recommender:
             r._replace(k=k, excluded=r.items if exclude_seen else r.excluded) for r in requests
         ]
         if features is not None:
-            given = _one_for_each("features", features, len(requests))
+            given = one_for_each("features", features, len(requests))
             requests = [r._replace(features=f) for r, f in zip(requests, given, strict=True)]
         return self.answer_requests(requests, hidden=self._hidden(allow, deny), index=index)
 
@@ -152,7 +152,7 @@ class Recommender:
         if scores is None:
             return self.answer_requests([request], hidden=hidden)[0]
         checked = _finite(scores.float().cpu().clone()[None])
-        return self._tell([request], best_items(checked, [request], hidden))[0]
+        return self.tell([request], best_items(checked, [request], hidden))[0]
 
     def request(
         self,
@@ -189,7 +189,7 @@ class Recommender:
         index: Index | None = None,
     ) -> list[Recommendation]:
         """Return the answer to each request; see `find`."""
-        return self._tell(requests, self.find(requests, hidden=hidden, index=index))
+        return self.tell(requests, self.find(requests, hidden=hidden, index=index))
 
     def find(
         self,
@@ -302,7 +302,7 @@ class Recommender:
                     request.unknown_context.extend(self._encode_features([row])[1])
         return HistoryBatch.from_lists(read, users=[r.user for r in requests], **context)
 
-    def _tell(self, requests: Sequence[Request], found: Sequence[Best]) -> list[Recommendation]:
+    def tell(self, requests: Sequence[Request], found: Sequence[Best]) -> list[Recommendation]:
         """Return the answers in raw ids."""
         ids = [NO_ITEMS, *(ids for ids, _ in found)]
         raw = iter(self.item_ids.to_raw(np.concatenate(ids)))  # of all requests in one go
@@ -313,11 +313,19 @@ class Recommender:
 
     def _score(self, batch: HistoryBatch) -> Tensor:
         """Return scores [B, I + 1], which may be written to."""
-        self.model.eval()
-        device = next((t.device for t in self.model.state_dict().values()), torch.device("cpu"))
+        model = self.model
+        if model.training:  # to say it again would walk through all modules
+            model.eval()
+        tensors = chain(model.parameters(), model.buffers(), _stored(model))
+        device = next((tensor.device for tensor in tensors), torch.device("cpu"))
         with torch.no_grad():
-            scores = self.model.score(batch.to(device)).float().cpu()
+            scores = model.score(batch if device.type == "cpu" else batch.to(device)).float().cpu()
         return _finite(scores)
+
+
+def _stored(model: Model) -> Iterator[Tensor]:
+    """Yield what a model stores that is neither parameter nor buffer: tables that grow."""
+    yield from model.state_dict().values()
 
 
 def _check_k(k: int) -> None:
@@ -325,7 +333,7 @@ def _check_k(k: int) -> None:
         raise UsageError(f"recommend needs k >= 1; got {k}.")
 
 
-def _one_for_each(
+def one_for_each(
     name: str, context: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None, num_requests: int
 ) -> Sequence[Mapping[str, Any]]:
     """Return the context, or what else `name` says, of each request."""

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -94,14 +93,14 @@ def best_items(
         scores: [B, I + 1], which is written to.
         hidden: [I + 1], items that no request may get, item 0 among them.
     """
-    scores.index_fill_(1, torch.from_numpy(np.flatnonzero(hidden)), -torch.inf)
-    for row, request in enumerate(requests):
+    table = scores.numpy()  # for a few rows torch would take longer to find its kernels
+    table[:, np.flatnonzero(hidden)] = -np.inf
+    for row, request in zip(table, requests, strict=True):
         if request.allowed is not None:
-            is_kept = torch.zeros(scores.shape[1], dtype=torch.bool)
-            is_kept[torch.from_numpy(request.allowed)] = True
-            scores[row].masked_fill_(~is_kept, -torch.inf)
-    rows = np.repeat(np.arange(len(requests)), [len(r.excluded) for r in requests])
-    scores[rows, np.concatenate([r.excluded for r in requests])] = -torch.inf
+            is_left_out = np.ones(len(row), dtype=np.bool_)
+            is_left_out[request.allowed] = False
+            row[is_left_out] = -np.inf
+        row[request.excluded] = -np.inf
     items, values = top_items(scores, max((r.k for r in requests), default=1))
     counts = (items > 0).sum(dim=1).tolist()
     kept = [min(count, request.k) for count, request in zip(counts, requests, strict=True)]

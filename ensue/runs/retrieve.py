@@ -38,7 +38,7 @@ def retrieve(
         hidden: [I + 1], items that no query may show, item 0 among them.
     """
     num_items = index.num_items
-    num_visible = num_items + 1 - int(hidden.sum())
+    num_visible = num_items + 1 - int(np.count_nonzero(hidden))
     answers: list[Best | None] = [None] * len(queries)
     if num_visible == 0:
         return [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)

@@ -16,6 +16,7 @@ RUN/log.jsonl             one line an epoch
 RUN/checkpoints/          to resume from
 RUN/evaluation/           what `ensue evaluate` found
 RUN/indexes/KIND/         what `ensue index` built
+RUN/exports/FORMAT/       what `ensue export` wrote
 ```
 """
 
@@ -45,6 +46,7 @@ from ensue.indexes.base import Index
 from ensue.indexes.store import MARKER, build_index, hash_file, load_index
 from ensue.models.base import Model
 from ensue.models.table import build_model, get_method
+from ensue.runs.export.write import Export, export_run
 from ensue.runs.features import (
     add_items,
     encode_features,
@@ -228,6 +230,17 @@ class Run(StoredRun):
         if path not in self._indexes:
             self._indexes[path] = self.index(name)
         return self._indexes[path]
+
+    def export(
+        self,
+        form: str,
+        *,
+        out: str | Path | None = None,
+        k: int | None = None,
+        overwrite: bool = False,
+    ) -> Export:
+        """Write the run in another format: "onnx", "torch-export" or "npz"; see `export_run`."""
+        return export_run(self, form, out=out, k=k, overwrite=overwrite)
 
     def similar(self, item: str | int, *, k: int = 10) -> Recommendation:
         """Return the k items most like an item; see `ensue.runs.features.similar_items`."""

@@ -117,6 +117,8 @@ def _describe_dataset(dataset: RankingDataset) -> dict[str, Any]:
         "hash": info.hash,
         "counts": info.counts,
         "split": info.split,
+        "user": info.user,
+        "item": info.item,
         "group": info.group,
         "notes": info.notes,
     }

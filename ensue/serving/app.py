@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,12 +16,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from ensue import __version__
 from ensue.serving import schemas
+from ensue.serving.document import write_document
 from ensue.serving.errors import BadRequestError, NotFoundError, ServiceError
 from ensue.serving.middleware import ApiKeys, App, Gate, error_answer
 from ensue.serving.page.views import add_page
+from ensue.serving.routes import BodyRoute
 from ensue.serving.served import Answer, ServedModel
 from ensue.serving.service import Service
 
@@ -76,6 +80,8 @@ def create_app(
         responses=_ERRORS,
     )
     app.state.service = service
+    app.router.route_class = BodyRoute
+    app.openapi = partial(write_document, app, service.config)  # type: ignore[method-assign]
     _add_error_handlers(app)
     _add_recommend(app, service)
     _add_events(app, service)
@@ -94,7 +100,11 @@ def create_app(
 
 
 def _add_recommend(app: FastAPI, service: Service) -> None:
-    @app.post("/v1/recommend", response_model=schemas.RecommendAnswer, responses=_MISSING)
+    @app.post(
+        "/v1/recommend",
+        response_model=schemas.RecommendAnswer,
+        responses={**_MISSING, **_CONFLICT},
+    )
     async def recommend(body: schemas.RecommendRequest) -> Response:
         """Ranked items for a user, with the events so far, or for any history."""
         answer = await service.recommend(body)
@@ -136,8 +146,10 @@ def _add_events(app: FastAPI, service: Service) -> None:
         return _json({"user": user, "known": is_known, "events": events, "total": len(found.items)})
 
     @app.delete("/v1/users/{user:path}", response_model=schemas.DeletedAnswer)
-    async def delete_user(user: Text) -> Response:
+    async def delete_user(user: Text, request: Request) -> Response:
         """Remove the live events of a user. What a model learned in training stays."""
+        if request.scope["raw_path"].endswith(b"/history"):  # of an id, the slash is encoded
+            raise HTTPException(405)
         return _json({"user": user, "events": await service.delete_user(user)})
 
 
@@ -222,21 +234,30 @@ def _add_error_handlers(app: FastAPI) -> None:
         return _error(BadRequestError(_first_fault(error)))
 
     @app.exception_handler(HTTPException)
-    async def of_http(_: Request, error: HTTPException) -> Response:
+    async def of_http(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, ServiceError):  # raised while the body was read
+            return _error(error.__cause__)
         told: ServiceError = BadRequestError("the body must be JSON.")
         if error.status_code == 404:
             told = NotFoundError("there is no such path.")
-        body, headers = error_answer(told)
         if error.status_code == 405:
-            told = BadRequestError("the path has no such method.")
-            body, headers = error_answer(told)
-            return Response(body, status_code=405, headers={**headers, **(error.headers or {})})
-        return Response(body, status_code=told.status, headers=headers)
+            body, headers = error_answer(BadRequestError("the path has no such method."))
+            headers["allow"] = ", ".join(_methods(app, request))
+            return Response(body, status_code=405, headers=headers)
+        return _error(told)
 
     @app.exception_handler(Exception)
     async def of_us(_: Request, error: Exception) -> Response:
         traceback.print_exception(type(error), error, error.__traceback__, file=sys.stderr)
         return _error(ServiceError("the service failed; its log says why."))
+
+
+def _methods(app: FastAPI, request: Request) -> list[str]:
+    """Return the methods that the path of a request has."""
+    routes = [route for route in app.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    same = [route for route in matching if route.path == matching[0].path]
+    return sorted({method for route in same for method in route.methods or ()})
 
 
 def _error(error: ServiceError) -> Response:
@@ -247,6 +268,8 @@ def _error(error: ServiceError) -> Response:
 def _first_fault(error: RequestValidationError) -> str:
     """Return one sentence on the first thing that is wrong, without what was sent."""
     first = error.errors()[0]
+    if first["type"] == "model_attributes_type":  # no object, or of another content type
+        return "the body must be a JSON object, sent as Content-Type: application/json."
     place = ".".join(str(part) for part in first["loc"] if isinstance(part, int | str))
     text = f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}."
     return text.encode("ascii", "backslashreplace").decode()[:500]
@@ -274,6 +297,7 @@ def _describe(model: ServedModel) -> dict[str, Any]:
         "items": counts["items"],
         "users": counts["users"],
         "index": model.place.index,
+        "ranker": None if model.place.ranker is None else model.place.ranker.name,
     }
 
 

@@ -27,6 +27,7 @@ class Metrics:
             buckets=SECONDS,
             registry=self._registry,
         )
+        self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.batch = Histogram(
             "ensue_batch_requests",
             "Requests that were answered together.",
@@ -43,8 +44,13 @@ class Metrics:
     def watch(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request."""
         method = method if method in METHODS else "other"  # a sender cannot make up series
-        self._requests.labels(route, method, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        series = route, method, status
+        if series not in self._series:  # to find them takes longer than to count
+            found = self._requests.labels(route, method, str(status)), self._seconds.labels(route)
+            self._series[series] = found
+        requests, taken = self._series[series]
+        requests.inc()
+        taken.observe(seconds)
 
     def text(self) -> bytes:
         """Return all counts in Prometheus' text format."""

@@ -31,6 +31,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MIN_KEY = 16  # characters
+MAX_DIGITS = 18  # of a length
 MAX_SENDERS = 10_000  # whose rate is kept in mind
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})  # what a load balancer asks
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "[::1]"})
@@ -166,7 +167,7 @@ class Gate:
                 "the sender asks more often than it may.", retry_after=math.ceil(seconds)
             )
         length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > self._max_body:
+        if not length.isdigit() or len(length) > MAX_DIGITS or int(length) > self._max_body:
             raise self._too_large()
 
     def _counted(self, receive: Receive) -> Receive:

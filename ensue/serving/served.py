@@ -17,31 +17,42 @@ import numpy as np
 import polars as pl
 
 from ensue.config import make_config
+from ensue.data.feature_encoder import FeatureEncoder
 from ensue.errors import EnsueError, UsageError
 from ensue.indexes.base import Index
 from ensue.indexes.store import read_stored
 from ensue.indexes.table import get_kind
 from ensue.models.retrieval.two_tower import TwoTower
+from ensue.nn.convolutions import WindowConvolutions
+from ensue.runs.candidate_scores import RankRequest
+from ensue.runs.cascade import Cascade, open_ranker
+from ensue.runs.features import FILES
 from ensue.runs.requests import NO_ITEMS, Recommendation, Request
+from ensue.runs.retrieve import Best
 from ensue.runs.run import Run, load
-from ensue.serving.errors import BadRequestError
+from ensue.serving.config import ServeConfig
+from ensue.serving.errors import ConflictError
 from ensue.serving.events import Event
 from ensue.serving.live import live_history
 from ensue.serving.schemas import RecommendRequest
 
 Items = Sequence[tuple[str, Mapping[str, Any]]]  # ids and rows, as a store gives them
+Stage = tuple[str, float, int | None]  # name, milliseconds, number of items
 
 
 @dataclass(frozen=True)
 class ModelPlace:
     """Where a model is read from, at the start and at every reload.
 
-    run: its folder. index: of the run, a kind or a folder.
+    run: its folder. index: of the run, a kind or a folder. ranker: folder of a run of either kind
+        that ranks what the first one retrieves. ranker_items: see `Cascade`.
     """
 
     name: str
     run: Path
     index: str | None = None
+    ranker: Path | None = None
+    ranker_items: Path | None = None
 
 
 @dataclass
@@ -60,7 +71,7 @@ class Answer(NamedTuple):
     """A recommendation, and the name, the milliseconds and the number of items of each stage."""
 
     recommendation: Recommendation
-    stages: list[tuple[str, float, int | None]]
+    stages: list[Stage]
 
 
 class ServedModel:
@@ -74,13 +85,24 @@ class ServedModel:
         EnsueError: the run or its index cannot be used.
     """
 
-    def __init__(self, place: ModelPlace, items: Items = ()) -> None:
-        self.place, self.name = place, place.name
+    def __init__(self, place: ModelPlace, config: ServeConfig, items: Items = ()) -> None:
+        self.place, self.name, self._config = place, place.name, config
         run = load(place.run)
         self.weights = run.weights_hash
         added = _rows_to_add(run, items)
         self.run = run.extended(added, id_column="id") if added else run
         self.index = None if place.index is None else _open_index(self.run, run, place.index)
+        self.cascade: Cascade | None = None
+        if place.ranker is not None:
+            self.cascade = Cascade(
+                self.run,
+                open_ranker(place.ranker),
+                num_candidates=config.candidates,
+                items=place.ranker_items,
+            )
+        for module in self.run.model.modules():
+            if isinstance(module, WindowConvolutions):
+                module.freeze_()
         self._warm_up()
 
     @property
@@ -96,6 +118,17 @@ class ServedModel:
     def knows(self, item: str) -> bool:
         """Whether the item is in the catalogue."""
         return bool(self.run.recommender.item_ids.to_dense([item])[0])
+
+    def check_items(self, items: Items) -> None:
+        """Check that items can be added.
+
+        Raises:
+            ConflictError: an id is in the catalogue, or a feature or its value does not fit.
+        """
+        try:
+            self.run.extended([{**row, "id": item} for item, row in items], id_column="id")
+        except UsageError as error:
+            raise self._told(error) from None
 
     def find_items(self, text: str, limit: int) -> list[tuple[str, str | None]]:
         """Return ids and titles of items that have a text in either, whatever its case.
@@ -156,17 +189,48 @@ class ServedModel:
     def _answer(self, pairs: Sequence[tuple[Ask, Request]]) -> list[Answer]:
         started = time.perf_counter()
         requests = [request for _, request in pairs]
-        told = self.run.recommender.answer_requests(requests, index=self.index)
+        if self.cascade is not None:
+            least = self.cascade.num_candidates
+            requests = [r._replace(k=max(r.k, least)) for r in requests]
+        found = self.run.recommender.find(requests, index=self.index)
         spent = 1000 * (time.perf_counter() - started)
+        stages: list[list[Stage]] = [
+            [("wait", 1000 * (started - ask.arrived), None), ("retrieve", spent, len(ids))]
+            for (ask, _), (ids, _) in zip(pairs, found, strict=True)
+        ]
+        if self.cascade is not None:
+            found = self._rank(self.cascade, pairs, found, stages)
+        told = self.run.recommender.tell([request for _, request in pairs], found)
+        return [Answer(*both) for both in zip(told, stages, strict=True)]
+
+    def _rank(
+        self,
+        cascade: Cascade,
+        pairs: Sequence[tuple[Ask, Request]],
+        found: Sequence[Best],
+        stages: Sequence[list[Stage]],
+    ) -> list[Best]:
+        """Return the best items by the second stage, and add what it took to `stages`.
+
+        A batch has the budget of the request that has least of it left.
+        """
+        budgets = [(ask.arrived, ask.body.budget_ms or self._config.budget_ms) for ask, _ in pairs]
+        ends = [arrived + budget / 1000 for arrived, budget in budgets if budget is not None]
+        ranked = cascade.rank(
+            [
+                RankRequest(r.items, r.raw_user, ask.body.context, ask.body.features)
+                for ask, r in pairs
+            ],
+            found,
+            deadline=min(ends, default=None),
+        )
+        for one, own, (_, request) in zip(ranked, stages, pairs, strict=True):
+            own.append(("rank", one.stage.milliseconds, one.num_ranked))
+            new = [value for value in one.unknown_context if value not in request.unknown_context]
+            request.unknown_context.extend(new)
         return [
-            Answer(
-                answer,
-                [
-                    ("wait", 1000 * (started - ask.arrived), None),
-                    ("retrieve", spent, len(answer.items)),
-                ],
-            )
-            for answer, (ask, _) in zip(told, pairs, strict=True)
+            (one.ids[: request.k], one.scores[: request.k])
+            for one, (_, request) in zip(ranked, pairs, strict=True)
         ]
 
     def _request(self, ask: Ask) -> Request:
@@ -185,11 +249,16 @@ class ServedModel:
             unknown = [
                 str(raw) for raw, item in zip(body.history or (), dense, strict=True) if item == 0
             ]
+        of_request: Mapping[str, Any] = body.context or {}
+        features: Mapping[str, Any] | None = body.features
+        if self.cascade is not None:  # its second stage may read what the first one does not know
+            of_request, features = self.cascade.for_retriever(of_request, features or {})
+            features = features or None
         request = recommender.request(
             items,
             user=body.user,
             event_context=context,
-            context=body.context,
+            context=of_request,
             unknown_items=unknown,
         )
         excluded = items if body.exclude_seen else NO_ITEMS
@@ -198,15 +267,21 @@ class ServedModel:
         return request._replace(
             k=body.k,
             excluded=excluded,
-            features=body.features,
+            features=features,
             allowed=None if body.allow is None else recommender.item_ids.to_dense(body.allow),
         )
 
     def _told(self, error: EnsueError) -> EnsueError:
-        """Return an error of this model as its users may read it: with its name for its folder."""
+        """Return an error of this model as its users may read it: with its name for its folder.
+
+        It is no fault of the request alone: another model may read what it gives.
+        """
         if not isinstance(error, UsageError):
             return error
-        return BadRequestError(str(error).replace(str(self.run.path), f"model {self.name}"))
+        message = str(error).replace(str(self.run.path), f"model {self.name}")
+        if self.place.ranker is not None:
+            message = message.replace(str(self.place.ranker), f"the ranker of model {self.name}")
+        return ConflictError(message)
 
     def _warm_up(self) -> None:
         """Answer once: compiles what is compiled at first use, and shows a broken run."""
@@ -223,12 +298,18 @@ def takes_items(run: Run) -> bool:
 
 
 def _rows_to_add(run: Run, items: Items) -> list[dict[str, Any]]:
-    """Return the rows of items that the run does not know; none for a run that takes none."""
+    """Return the rows of items that the run does not know; none for a run that takes none.
+
+    They may have been added to another run: names that this one does not know are left out.
+    """
     if not items or not takes_items(run):
         return []
+    names = {"title", *FeatureEncoder.load(run.path / FILES["items"]).names}
     known = run.recommender.item_ids.to_dense([item for item, _ in items]).tolist()
     return [
-        {**row, "id": item} for (item, row), dense in zip(items, known, strict=True) if dense == 0
+        {**{name: value for name, value in row.items() if name in names}, "id": item}
+        for (item, row), dense in zip(items, known, strict=True)
+        if dense == 0
     ]
 
 

@@ -18,15 +18,30 @@ LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 SECONDS_TO_FINISH = 10  # given to requests that are being answered when the service is to end
 
 
-def model_places(runs: Sequence[str | Path], *, index: str | None = None) -> list[ModelPlace]:
-    """Return the places of models, named after their folders.
+def model_places(
+    runs: Sequence[str | Path],
+    *,
+    index: str | None = None,
+    retriever: str | Path | None = None,
+    ranker: str | Path | None = None,
+    ranker_items: str | Path | None = None,
+) -> list[ModelPlace]:
+    """Return the places of models, named after their folders; one of two stages comes first.
 
     Raises:
-        UsageError: there is none, or two have one name.
+        UsageError: there is none, two have one name, or one of two stages is missing.
     """
-    if not runs:
+    if retriever is not None and ranker is None:
+        raise UsageError("a retriever hands its items to a ranker; there is none. Pass --ranker.")
+    if ranker is not None and retriever is None:
+        retriever, runs = (runs[0], runs[1:]) if runs else (None, runs)
+    places = [ModelPlace(_name(run), Path(run), index) for run in runs]
+    if retriever is not None and ranker is not None:
+        items = None if ranker_items is None else Path(ranker_items)
+        name = f"{_name(retriever)}+{_name(ranker)}"
+        places.insert(0, ModelPlace(name, Path(retriever), index, Path(ranker), items))
+    if not places:
         raise UsageError("a service needs a run; got none.")
-    places = [ModelPlace(Path(run).resolve().name, Path(run), index=index) for run in runs]
     names = [place.name for place in places]
     for name in names:
         if names.count(name) > 1:
@@ -36,9 +51,16 @@ def model_places(runs: Sequence[str | Path], *, index: str | None = None) -> lis
     return places
 
 
+def _name(run: str | Path) -> str:
+    return Path(run).resolve().name
+
+
 def serve(
     runs: Sequence[str | Path],
     *,
+    retriever: str | Path | None = None,
+    ranker: str | Path | None = None,
+    ranker_items: str | Path | None = None,
     index: str | None = None,
     store: str = "sqlite:///ensue-events.db",
     host: str = "127.0.0.1",
@@ -52,6 +74,9 @@ def serve(
 
     Args:
         runs: folders of runs; the first one answers where a request names none.
+        retriever, ranker: two stages, served as one model, the first: what the retriever finds the
+            ranker, a run of either kind, orders anew. Without a retriever the first run is it.
+        ranker_items: a table of items with columns that the ranker reads; see `Cascade`.
         index: kind or folder of an index of the runs' items (`ensue index`).
         store: where live events are: sqlite:///FILE, redis://..., postgresql://....
         host: address to listen at; others than this machine's own need API keys.
@@ -78,7 +103,9 @@ def serve(
             f"a service that others can reach needs API keys; it is to listen at {host} and has "
             "none. Pass --api-key-file FILE, or listen at 127.0.0.1."
         )
-    places = model_places(runs, index=index)
+    places = model_places(
+        runs, index=index, retriever=retriever, ranker=ranker, ranker_items=ranker_items
+    )
     opened = open_store(store)
     listening = _listen(host, port)
     service = Service(places, opened, config)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from ensue.errors import EnsueError, UsageError
+from ensue.errors import UsageError
 from ensue.progress import note
 from ensue.runs.requests import Recommendation
 from ensue.serving.batching import Batcher
@@ -74,7 +74,7 @@ class Service:
         self.metrics = Metrics()
         torch.set_num_threads(self.config.threads)
         items = store.items()
-        self.models = {place.name: ServedModel(place, items) for place in places}
+        self.models = {place.name: ServedModel(place, self.config, items) for place in places}
         self._asks: Batcher[Ask, Answer] = Batcher(
             self._answer,
             name="answers",
@@ -88,8 +88,7 @@ class Service:
             max_waiting=self.config.max_waiting,
         )
         self._change = asyncio.Lock()  # models change one at a time
-        gc.collect()
-        gc.freeze()  # what was loaded stays: the collector need not look at it at every pause
+        _spare_collector()
 
     @property
     def first(self) -> ServedModel:
@@ -182,25 +181,30 @@ class Service:
         Returns whether each is new, and the names of the models.
 
         Raises:
-            ConflictError: no model takes items.
-            BadRequestError: an id is in the catalogue, or a value does not fit.
+            ConflictError: no model takes items, an id is in the catalogue of one, or a feature
+                does not fit one.
         """
         check_size("items", items, self.config.max_events)
-        ids = [str(item.id) for item in items]
+        ids = [str(item.id).strip() for item in items]  # as a run reads them
         rows = [_row(item) for item in items]
         async with self._change:
             takers = [model for model in self.models.values() if model.takes_items]
             if not takers:
                 raise ConflictError("no model that is served reads features of items.")
             stored = await self._ask_store(self.store.items)
-            before = {item for item, _ in stored}
-            fresh = {i: row for i, row in zip(ids, rows, strict=True) if i not in before}
+            before, fresh = {item for item, _ in stored}, dict[str, dict[str, Any]]()
+            for item, row in zip(ids, rows, strict=True):
+                if item not in before:
+                    fresh.setdefault(item, row)  # the first one counts, as in the store
             if not fresh:
                 return [False] * len(ids), [model.name for model in takers]
+            for model in takers:
+                await asyncio.to_thread(model.check_items, [*fresh.items()])
             longer = [*stored, *fresh.items()]
             opened = [await self._open(model.place, longer) for model in takers]
             is_new = await self._ask_store(partial(self.store.add_items, rows, ids))
             self.models |= {model.name: model for model in opened}
+            _spare_collector()
             return is_new, [model.name for model in takers]
 
     async def reload(self, name: str | None = None) -> list[ServedModel]:
@@ -215,6 +219,7 @@ class Service:
             items = await self._ask_store(self.store.items)
             opened = [await self._open(model.place, items) for model in old]
             self.models |= {model.name: model for model in opened}
+            _spare_collector()
             return opened
 
     async def check(self) -> None:
@@ -247,12 +252,9 @@ class Service:
 
     async def _open(self, place: ModelPlace, items: Sequence[tuple[str, Any]]) -> ServedModel:
         try:
-            return await asyncio.to_thread(ServedModel, place, items)
-        except (EnsueError, OSError) as error:
-            note(f"model {place.name} is not replaced: {error}")
-            if isinstance(error, UsageError):
-                message = str(error).replace(str(place.run), f"model {place.name}")
-                raise BadRequestError(message) from None
+            return await asyncio.to_thread(ServedModel, place, self.config, items)
+        except Exception as error:  # a damaged folder fails in more ways than can be listed
+            note(f"model {place.name} is not replaced: {type(error).__name__}: {error}")
             raise ConflictError(
                 f"the run of model {place.name} cannot be used; the one before it goes on. "
                 "The log of the service says why."
@@ -304,6 +306,16 @@ class Service:
             return [answer for batch in batches for answer in self._write([batch])]
         except StoreUnavailable as error:
             return [_store_away(error)] * len(batches)
+
+
+def _spare_collector() -> None:
+    """Free what is not used any more, and let Python's collector leave alone what was loaded.
+
+    Else it would look at all models at every pause of its own.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _store_away(error: Exception) -> StoreAwayError:

@@ -177,7 +177,8 @@ def _sweep(
     old, new = np.empty(num_slots, np.int64), np.empty(num_slots, np.int64)
     costs, weights = np.empty(codes.shape[1]), np.empty(codes.shape[1])
     for row in order:
-        old[:] = paths[row]
+        for slot in range(num_slots):
+            old[slot] = paths[row, slot]
         if is_safe:
             for path in old:
                 sizes[path] -= 1
@@ -200,10 +201,12 @@ def _sweep(
         if is_safe:
             value = counts[row] * np.log(max(total, LEAST_SUM)) - cost
             if value < _value(codes[row], scores[row], counts[row], steps, sizes, old):
-                new[:] = old
+                for slot in range(num_slots):
+                    new[slot] = old[slot]
             for path in new:
                 sizes[path] += 1
-        paths[row] = new
+        for slot in range(num_slots):
+            paths[row, slot] = new[slot]
 
 
 @njit(cache=True, nogil=True)

@@ -95,7 +95,8 @@ def _merge_item(new_codes: Any, sums: Any, decay: float, own_codes: Any, own_sco
         codes[count], scores[count] = new_codes[rest], decay * least + sums[rest]
         count += 1
     kept = largest_places(scores[:count], size)
-    own_codes[:], own_scores[:] = -1, 0
+    room = size - len(kept)
+    for place in range(room):
+        own_codes[place], own_scores[place] = -1, 0
     for n in range(len(kept)):
-        place = size - len(kept) + n
-        own_codes[place], own_scores[place] = codes[kept[n]], scores[kept[n]]
+        own_codes[room + n], own_scores[room + n] = codes[kept[n]], scores[kept[n]]

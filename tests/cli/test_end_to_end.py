@@ -119,7 +119,10 @@ def test_tables_for_people(folder: Path) -> None:
     ("arguments", "message"),
     [
         (["recommend", "caser"], "needs --user ID, --history ID,ID,..., --feature NAME=VALUE, "),
-        (["recommend", "caser", "--batch", "in.jsonl"], "--batch FILE needs -o FILE"),
+        (
+            ["recommend", "caser", "--batch", "in.jsonl"],
+            "--batch FILE and --all-users need -o FILE",
+        ),
         (["recommend", "caser", "--user", "u1", "-o", "x"], "-o FILE goes with --batch"),
         (["recommend", "caser", "--user", "u1", "--deny", "none.txt"], "there is none"),
         (["recommend", "data", "--user", "u1"], "a run is a folder with a run.json"),

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -60,6 +61,47 @@ def test_values_become_codes_and_numbers() -> None:
 def test_truth_values_are_read_as_prepare_reads_them() -> None:
     known = ContextEncoder(SCHEMA, {"page": IdMap(pl.Series(["false", "true"]))})
     assert known.encode_request({"page": True})[0].tolist() == [2.0]
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        ["home", "attic", "", None, "detail"],
+        pl.Series(["home", "attic", None], dtype=pl.Categorical),
+        [True, None, False],
+        [3, -4, None],
+        [None, None],
+    ],
+)
+@pytest.mark.parametrize("hours", [["3.5", "", " -2", None, "1e3"], [1, None, 3, 4, 5], [True] * 5])
+def test_columns_are_read_as_values_one_by_one(pages: Any, hours: Any) -> None:
+    known = IdMap(pl.Series(["detail", "home", "false", "-4"]))
+    schema = ContextSchema(request=(ContextColumn("page", 4), HOUR, ContextColumn("place", 4)))
+    made = ContextEncoder(schema, {"page": known, "place": known})
+    columns = pl.DataFrame({"page": pages, "hour": hours[: len(pages)]})
+    columns = columns.with_columns(pl.lit("attic").alias("place"))
+    numbers, unknown = made.encode_requests(columns)
+    expected = [made.encode_request(row) for row in columns.rows(named=True)]
+    np.testing.assert_equal(numbers, [values for values, _ in expected])
+    assert unknown.to_list() == [names for _, names in expected]
+
+
+def test_no_columns_are_read() -> None:
+    numbers, unknown = ContextEncoder(ContextSchema(), {}).encode_requests(
+        pl.DataFrame({"user": [1, 2]})
+    )
+    assert numbers.shape == (2, 0)
+    assert unknown.to_list() == [[], []]
+
+
+def test_wrong_columns_of_context() -> None:
+    made = ContextEncoder(ContextSchema(request=(HOUR,)), {})
+    for hours, value in ((["1", "noon"], "'noon'"), ([[1.0], [2.0]], r"\[1\.0\]")):
+        with pytest.raises(UsageError, match=f"'hour' must be a number; got {value}"):
+            made.encode_requests(pl.DataFrame({"hour": hours}))
+    made = ContextEncoder(SCHEMA, {"page": IdMap(pl.Series(["a", "b"]))})
+    with pytest.raises(UsageError, match=r"context 'page' must be text; got List\(String\)"):
+        made.encode_requests(pl.DataFrame({"page": [["a"]]}))
 
 
 def test_wrong_context_of_a_request() -> None:

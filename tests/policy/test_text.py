@@ -26,9 +26,9 @@ def forbidden(tree: ast.AST) -> list[str]:
     return sorted(modules | (calls & FORBIDDEN_CALLS)) + unsafe
 
 
-@pytest.mark.parametrize("source", package_sources(), ids=lambda source: source.path)
-def test_nothing_stored_can_run_code(source):
-    assert forbidden(source.tree) == []
+def test_nothing_stored_can_run_code():
+    found = {source.path: forbidden(source.tree) for source in package_sources()}
+    assert {path: names for path, names in found.items() if names} == {}
 
 
 @pytest.mark.parametrize(

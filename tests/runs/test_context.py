@@ -84,11 +84,12 @@ def test_a_request_says_where_it_is_asked(run: Run) -> None:
     groups = [[(item - 1) // GROUP_SIZE for item in own] for own in draw_pages(200, 20).histories]
     right = {"home": 0, "detail": 0}
     strayed = [user for user, own in enumerate(groups) if own[-1] != max(own, key=own.count)]
-    for user in strayed:
-        for page in right:
-            (answer,) = run.recommend(
-                users=[f"u{user + 1}"], context={"page": page}, k=GROUP_SIZE, exclude_seen=False
-            )
+    users = [f"u{user + 1}" for user in strayed]
+    for page in right:
+        answers = run.recommend(
+            users=users, context={"page": page}, k=GROUP_SIZE, exclude_seen=False
+        )
+        for user, answer in zip(strayed, answers, strict=True):
             given = [(int(item[1:]) - 1) // GROUP_SIZE for item in answer.items]
             own = groups[user]
             wanted = max(own, key=own.count) if page == "home" else own[-1]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ensue.data.ranking.schema import RankingSchema
@@ -23,6 +24,21 @@ class Bag(NamedTuple):
 
     values: Tensor
     offsets: Tensor
+
+    def take(self, rows: Tensor) -> Bag:
+        """Return the bags of `rows` [n], in any order and any number of times.
+
+        >>> bag = Bag(torch.tensor([7, 8, 9]), torch.tensor([0, 1, 1, 3]))
+        >>> bag.take(torch.tensor([2, 1, 2])).values.tolist()
+        [8, 9, 8, 9]
+        """
+        starts = self.offsets.index_select(0, rows)
+        lengths = self.offsets.diff().index_select(0, rows)
+        ends = lengths.cumsum(0)
+        offsets = torch.cat([ends.new_zeros(1), ends])
+        places = torch.arange(int(offsets[-1]))
+        places += (starts - offsets[:-1]).repeat_interleave(lengths)
+        return Bag(self.values.index_select(0, places), offsets)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Literal
 
 from pydantic import Field
@@ -45,6 +46,10 @@ class RankingColumnInfo(Config):
     def column(self) -> RankingColumn:
         """The column as a model sees it."""
         return RankingColumn(self.name, self.kind, self.size, self.vocabulary)
+
+    def is_in(self, columns: Collection[str]) -> bool:
+        """Tell whether columns of an input hold the feature, by its name or by its sources."""
+        return self.name in columns or all(source in columns for source in self.sources)
 
     @property
     def feature(self) -> FeatureInfo:

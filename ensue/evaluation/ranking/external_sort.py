@@ -21,6 +21,7 @@ import numpy as np
 from numba import njit
 
 from ensue.evaluation.ranking.records import Words
+from ensue.nn.selection import sort_
 
 Pair = tuple[Words, Words]
 
@@ -119,7 +120,7 @@ def _sort_ties(high: Any, low: Any) -> None:
     for row in range(1, len(high) + 1):
         if row == len(high) or high[row] != high[first]:
             if row - first > 1:
-                low[first:row].sort()
+                sort_(low[first:row])
             first = row
 
 

@@ -62,5 +62,17 @@ class BPR(Model):
         owners = torch.repeat_interleave(torch.arange(len(batch), device=lengths.device), lengths)
         sums = self.item_embedding.new_zeros(len(batch), self.config.dim)
         sums.index_add_(0, owners, self.item_embedding[batch.items] * (batch.items > 0)[:, None])
-        user_length = self.user_embedding.norm(dim=1).mean()
-        return nn.functional.normalize(sums, dim=1) * user_length
+        return self.user_like(sums, self.mean_length())
+
+    def mean_length(self) -> Tensor:
+        """Return the mean length of a user vector."""
+        return self.user_embedding.norm(dim=1).mean()
+
+    @staticmethod
+    def user_like(sums: Tensor, length: Tensor) -> Tensor:
+        """Return the vectors [B, D] of users never seen, given the sums of their items [B, D].
+
+        Args:
+            length: of a user vector.
+        """
+        return nn.functional.normalize(sums, dim=1) * length

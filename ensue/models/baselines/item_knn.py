@@ -28,6 +28,7 @@ from ensue.data.cooccurrence import Incidence, count_common_, map_item_blocks
 from ensue.data.histories import Histories, HistoryBatch
 from ensue.models.base import FittedModel
 from ensue.nn.jagged import last_occurrences, row_numbers, take_rows
+from ensue.nn.selection import keep_best, sort_
 
 _MAX_GATHERED = 1 << 17  # similarities in flight while scoring: they stay in cache
 
@@ -123,11 +124,12 @@ def _neighbors(
 @njit(cache=True, nogil=True)
 def _strongest(candidates: Any, similarity: Any, item: int, k: int) -> Any:
     """Return the k candidates other than `item` of largest similarity, ascending."""
-    candidates = candidates[candidates != item]
-    if len(candidates) <= k:
-        return np.sort(candidates)
-    values = similarity[candidates]
-    threshold = np.partition(values, len(values) - k)[len(values) - k]
-    above = candidates[values > threshold]
-    tied = np.sort(candidates[values == threshold])
-    return np.sort(np.concatenate((above, tied[: k - len(above)])))
+    others, values, n = np.empty_like(candidates), np.empty(len(candidates)), 0
+    for other in candidates:
+        if other != item:
+            others[n], values[n] = other, similarity[other]
+            n += 1
+    kept, best = np.empty(min(n, k), candidates.dtype), np.empty(min(n, k))
+    keep_best(others[:n], values[:n], kept, best)
+    sort_(kept)
+    return kept

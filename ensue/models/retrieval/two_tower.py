@@ -153,7 +153,7 @@ class TwoTower(Model):
 
         A history without items counts as zero.
         """
-        parts = self._history_parts(items, offsets)
+        parts = self.history_parts(items, offsets)
         users_slots = self.user_embedding(items, users)
         return self.query_tower(torch.cat([*parts, *users_slots], dim=1))
 
@@ -242,7 +242,7 @@ class TwoTower(Model):
             width += len(self.features.items) * self.config.feature_dim
         return width
 
-    def _history_parts(self, items: Tensor, offsets: Tensor) -> list[Tensor]:
+    def history_parts(self, items: Tensor, offsets: Tensor) -> list[Tensor]:
         """Return the means over the items of each history of what is read of them."""
         parts = []
         if self.config.ids != "none":

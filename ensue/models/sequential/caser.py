@@ -91,7 +91,7 @@ class Caser(Model):
 
     def forward(self, users: Tensor, windows: Tensor) -> Tensor:
         """Encode users [B] (0 unknown) and windows [B, L] as queries [z ; P_u] [B, 2 D]."""
-        return torch.cat([self._sequence_vector(windows), self._user_vector(users)], dim=1)
+        return torch.cat([self.sequence_vector(windows), self._user_vector(users)], dim=1)
 
     def logits(self, queries: Tensor, candidates: Tensor) -> Tensor:
         """Return logits [B, C] of candidate ids [B, C] for queries [B, 2 D]."""
@@ -115,22 +115,26 @@ class Caser(Model):
         table, bias = self.item_table()
         return torch.addmm(bias, queries, table.T, out=out)
 
-    def _sequence_vector(self, windows: Tensor) -> Tensor:
-        """z of Eq. 10 [B, D]; zero when neither convolution is used."""
+    def sequence_vector(self, windows: Tensor) -> Tensor:
+        """Return z of Eq. 10 [B, D]; zero when neither convolution is used."""
         if self.config.parts == "p":
-            return self.hidden.weight.new_zeros(len(windows), self.config.dim)
+            return self.hidden.weight.new_zeros(windows.shape[0], self.config.dim)
         vectors = gather_rows(self.item_embedding, windows, padding_idx=0)
         return self.hidden_activation(self.hidden(self.convolutions(vectors, self.dropout)))
 
     def _user_vector(self, users: Tensor) -> Tensor:
         """P_u [B, D]; the mean user for user 0, zero when the part is not used."""
         if "p" not in self.config.parts:
-            return self.hidden.weight.new_zeros(len(users), self.config.dim)
+            return self.hidden.weight.new_zeros(users.shape[0], self.config.dim)
         vectors = gather_rows(self.user_embedding, (users - 1).clamp_(min=0))
         is_known = users > 0
         if self.training or bool(is_known.all()):  # every user of a training batch is known
             return vectors
-        return torch.where(is_known[:, None], vectors, all_rows(self.user_embedding).mean(dim=0))
+        return torch.where(is_known[:, None], vectors, self.unknown_user())
+
+    def unknown_user(self) -> Tensor:
+        """Return what stands for a user never seen in training [D]: the mean of the others."""
+        return all_rows(self.user_embedding).mean(dim=0)
 
 
 def _zero_padding(table: Tensor) -> Tensor:

@@ -213,7 +213,7 @@ class M3(SequenceModel):
         events, of_event = self._events(items, event_context)
         of_request = self._features(self.request_features, request_context, last.shape)
         encodings = [encoder.last(events, last) for encoder in self.encoders]
-        rows = torch.arange(len(items), device=items.device)
+        rows = torch.arange(items.shape[0], device=items.device)
         return self._mix(events[rows, last], encodings, of_event[rows, last], of_request)
 
     def open_gates(

@@ -181,9 +181,13 @@ def shown_address(url: str) -> str:
 
 
 def without_password(text: str, url: str) -> str:
-    """Return what a client says of a failure, on one line and without the password of the URL."""
+    """Return what a client says of a failure, on one line and without the password of the URL.
+
+    >>> without_password("secret is wrong.", "redis://:secret@localhost")
+    '*** is wrong'
+    """
     query = [pair.partition("=")[2] for pair in urlsplit(url).query.split("&") if "pass" in pair]
     for secret in (urlsplit(url).password, *query):
         for form in {secret, unquote(secret)} if secret else ():
             text = text.replace(form, "***")
-    return " ".join(text.split())
+    return " ".join(text.split()).rstrip(".")

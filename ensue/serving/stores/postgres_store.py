@@ -240,7 +240,7 @@ def _bounded(steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
         wanted = next(steps)
         while True:
             ready = yield wanted
-            if time.monotonic() > deadline:
+            if not ready and time.monotonic() > deadline:  # 0: neither to read nor to write
                 raise TimeoutError("no answer in time")
             wanted = steps.send(ready)
     except StopIteration as end:
@@ -289,9 +289,9 @@ def _prepare(connection: Any, address: str) -> None:
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [LOCK])
         connection.execute("SET LOCAL client_min_messages = warning")  # not that a table is there
         connection.execute(SCHEMA)
-        versions = connection.execute("SELECT version FROM ensue_format").fetchall()
-    if versions != [(VERSION,)]:
+        (version,) = connection.execute("SELECT MAX(version) FROM ensue_format").fetchone()
+    if version != VERSION:
         raise DataError(
-            f"a history store must be of version {VERSION}; {address} holds {versions}. "
+            f"a history store must be of version {VERSION}; {address} is of version {version}. "
             "Use the version of Ensue that wrote it, or another database."
         )

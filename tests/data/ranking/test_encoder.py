@@ -91,6 +91,50 @@ def test_saved_and_loaded(dataset: RankingDataset, raw: list[Row], tmp_path: Pat
         RankingEncoder.load(tmp_path / "encoder.json")
 
 
+@pytest.mark.parametrize("as_ids", [False, True])
+def test_a_table_is_encoded_as_its_rows_are(
+    dataset: RankingDataset, raw: list[Row], as_ids: bool
+) -> None:
+    encoder = RankingEncoder.from_dataset(dataset)
+    table = pl.DataFrame(raw, infer_schema_length=None).with_columns(pl.lit("x").alias("unread"))
+    rows = [*raw, {"item": "i77", "tags": ["a", "q"]}]
+    table = pl.concat([table, pl.DataFrame([rows[-1]])], how="diagonal")
+    equal(encoder.encode_table(table, as_ids=as_ids), encoder.encode(rows, as_ids=as_ids)[0])
+    few = ["price", "genres", "item"]
+    own = [{name: row.get(name) for name in few} for row in rows]
+    batch = encoder.encode_table(table.select(few), as_ids=as_ids)
+    equal(batch, encoder.encode(own, as_ids=as_ids)[0])
+    chosen = encoder.select(few)
+    assert [column.name for column in chosen.schema.columns] == ["item", "genres", "price"]
+    batch = chosen.encode_table(table, as_ids=as_ids)
+    equal(batch, chosen.encode(own, as_ids=as_ids)[0])
+    with pytest.raises(
+        UsageError, match=r"column 'price' must hold finite numbers alone; row 2 of"
+    ):
+        encoder.encode_table(pl.DataFrame({"price": ["3", "x"]}))
+
+
+def test_a_vector_in_several_columns_of_a_table(tmp_path: Path) -> None:
+    numbers = pl.DataFrame({"v_0": [0.5, 1.0, None], "v_1": ["2", "", "3"], "click": [0, 1, 1]})
+    numbers.write_csv(tmp_path / "rows.csv")
+    data = prepare_ranking(tmp_path / "rows.csv", tmp_path / "data", targets=["click"])
+    encoder = RankingEncoder.from_dataset(data)
+    table = numbers.with_columns(pl.col("v_1").cast(pl.Float64, strict=False))
+    for one in (table, numbers.cast(pl.String)):
+        batch = encoder.encode_table(one.drop("click"))
+        equal(batch, encoder.encode(one.drop("click").to_dicts())[0])
+        assert batch.vectors[0][0].tolist() == [0.5, 2.0]
+        assert torch.isnan(batch.vectors[0][1:]).all()
+
+
+def test_unknown_values_of_each_row(dataset: RankingDataset) -> None:
+    encoder = RankingEncoder.from_dataset(dataset)
+    rows: list[Row] = [{"tags": ["q", "q"]}, {}, {"item": "i77", "tags": ["q"]}]
+    batch, unknown = encoder.encode_each(rows)
+    assert unknown == [["tags=q"], [], ["item=i77", "tags=q"]]
+    equal(batch, encoder.encode(rows)[0])
+
+
 def test_unknown_values(dataset: RankingDataset) -> None:
     row: dict[str, Any] = {"item": "i77", "tags": ["a", "q"], "history": ["i1", "i77", "i2"]}
     encoder = RankingEncoder.from_dataset(dataset)

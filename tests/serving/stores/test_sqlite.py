@@ -174,7 +174,8 @@ for call in range(1_000_000):
     ids = [f"{start}-{call}-{size}-{n}" for n in range(size)]
     answers = store.append([Event(f"user {n}", id, "item", call) for n, id in enumerate(ids)])
     assert answers == [True] * size
-    print(*ids, flush=True)
+    sys.stdout.write(" ".join(ids) + "\\n")
+    sys.stdout.flush()
 """
 
 

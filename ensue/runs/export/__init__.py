@@ -1,0 +1,1 @@
+"""Runs as files that other programs compute with: graphs, and arrays."""
