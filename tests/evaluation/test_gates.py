@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ensue.data.context import ContextColumn, ContextSchema
 from ensue.data.ids import IdMap
-from ensue.evaluation.gates import measure_context_gates, measure_gates
+from ensue.evaluation.gates import gates_of_history, measure_context_gates, measure_gates
 from tests.contracts.planted import histories_of
 
 
@@ -106,6 +106,17 @@ def test_gates_by_value_of_context(monkeypatch: pytest.MonkeyPatch) -> None:
         (4, 4, 1),
         (1, 4, 6),
     ]
+
+
+def test_gates_of_one_history_are_those_behind_its_last_event() -> None:
+    nothing = np.empty(0)
+    items = np.array([2, 4, 6])
+    found = gates_of_history(Known(), items, np.empty((3, 0)), nothing)
+    assert found == pytest.approx({"tenth": 0.6, "half": 0.5})
+    assert gates_of_history(Known(), items[:0], np.empty((0, 0)), nothing) == {}
+    event = np.array([[0.0, 1.0], [0.0, 2.0], [0.0, 7.0]])
+    found = gates_of_history(KnownContext(), items, event, np.array([3.0]))
+    assert found == pytest.approx({"event": 0.7, "request": 0.3})
 
 
 def test_the_most_frequent_values_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:

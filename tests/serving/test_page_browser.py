@@ -230,11 +230,16 @@ FAINT = """
 
 
 def test_the_picture_of_the_readme(look):
-    page = look(f"/?user={USER}&k=6")
-    page.locator(".card[data-model=m3] button[data-event]").nth(1).click()
-    page.locator(".card[data-model=m3] .summary").wait_for()
+    page = look("/?user=u0601&k=6")
+    for number in (2, 3):
+        page.locator(".card[data-model=m3] button[data-event]").nth(number).click()
+        page.locator(".timeline .live").nth(number - 2).wait_for()
     page.evaluate("document.activeElement.blur()")
-    picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").quantize(96)
+    picture = (
+        Image.open(io.BytesIO(page.screenshot()))
+        .convert("RGB")
+        .quantize(256)
+    )
     packed = io.BytesIO()
     picture.save(packed, "png", optimize=True)
     assert picture.size == (1280, 900)

@@ -50,13 +50,13 @@ def of_user(served: ServedModel, user: str, found: LiveHistory, title: Title) ->
     recommender = served.run.recommender
     first = max(len(found.items) - MAX_SHOWN, 0)
     items = recommender.item_ids.to_raw(found.items[first:])
-    moments = ["T"] * len(items)
+    moments = [""] * len(items)
     if found.times is not None:
         times = found.times[first:].astype("datetime64[us]")
         moments = np.datetime_as_string(times, unit="m").tolist()
     rows = zip(items, moments, found.is_live[first:].tolist(), strict=True)
     events = [
-        Happened(item, title(item), first + n, *moment.split("T"), is_live=live)
+        Happened(item, title(item), first + n, moment[:-6], moment[-5:], live)
         for n, (item, moment, live) in enumerate(rows)
     ]
     return Timeline(

@@ -11,11 +11,13 @@ import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
 
 from ensue.runs.report_style import STYLE
 from ensue.serving.errors import ConflictError, ServiceError, StoreAwayError
@@ -36,6 +38,9 @@ STORE_AWAY = (
     "your own work meanwhile. Try again in a moment."
 )
 HEADERS = {"content-security-policy": POLICY, "cache-control": "no-store"}
+Read = tuple[NDArray[np.int64], NDArray[np.float64] | None]  # items [n], and their context [n, C]
+T = TypeVar("T")
+View = Callable[..., Awaitable[Response]]
 NUM_FOUND = 12
 NUM_SIMILAR = 10
 
@@ -43,15 +48,11 @@ NUM_SIMILAR = 10
 def add_page(app: FastAPI, service: Service) -> None:
     """Add the page at /, and what belongs to it."""
     page = Page(service)
-    for path, view in {"/": page.home, "/item": page.item, "/runs/{name}": page.run}.items():
-        app.add_api_route(path, view, methods=["GET"], include_in_schema=False)
+    views: dict[str, View] = {"/": page.home, "/item": page.item, "/runs/{name}": page.run}
     for name, (media_type, content) in page.static.items():
-        app.add_api_route(
-            f"/static/{name}",
-            _sender(content, media_type),
-            methods=["GET"],
-            include_in_schema=False,
-        )
+        views[f"/static/{name}"] = _sender(content, media_type)
+    for path, view in views.items():
+        app.add_api_route(path, view, methods=["GET"], include_in_schema=False)
 
 
 class Page:
@@ -59,7 +60,7 @@ class Page:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._made: dict[tuple[str, str], tuple[ServedModel, str]] = {}
+        self._made: dict[tuple[str, str], tuple[ServedModel, Any]] = {}
         folder = files("ensue.serving.page") / "static"
         style = STYLE + (folder / "page.css").read_text(encoding="utf-8")
         script = (folder / "page.js").read_text(encoding="utf-8")
@@ -89,11 +90,13 @@ class Page:
         )
         shown = [self._service.model(name) for name in asked.models]
         title = await asyncio.to_thread(catalog.titles, shown)
-        timeline, cards, problem = Timeline(), [], ""
+        timeline, problem, status = Timeline(), "", 200
+        cards: list[Card] = []
         try:
             timeline, cards = await self._answers(asked, shown, title)
-        except StoreAwayError:
-            problem = STORE_AWAY
+        except ServiceError as error:
+            problem = STORE_AWAY if isinstance(error, StoreAwayError) else told(error)
+            status = error.status
         found = []
         if asked.find:
             found = await asyncio.to_thread(shown[0].find_items, asked.find, NUM_FOUND)
@@ -111,8 +114,8 @@ class Page:
             found=found,
             title_of=title,
             counts=sorted({*(count for count in COUNTS if count <= config.max_k), asked.k}),
-            examples=await asyncio.to_thread(catalog.examples, shown[0]),
-            status=503 if problem else 200,
+            examples=await self._once(catalog.examples, shown[0]),
+            status=status,
         )
 
     async def item(self, request: Request) -> Response:
@@ -138,8 +141,11 @@ class Page:
         body = await self._once(catalog.report, served)
         return await self._show("run.html", title=name, body=body, status=200)
 
-    async def _once(self, make: Callable[[ServedModel], str], served: ServedModel) -> str:
-        """Return what is made of a model as it was read: drawings take seconds."""
+    async def _once(self, make: Callable[[ServedModel], T], served: ServedModel) -> T:
+        """Return what is made of a model, once for the model as it was read.
+
+        Drawings take seconds; an evaluation that is newer than the model is seen after a reload.
+        """
         key = (make.__name__, served.name)
         if key not in self._made or self._made[key][0] is not served:
             self._made[key] = served, await asyncio.to_thread(make, served)
@@ -157,12 +163,12 @@ class Page:
         """Return the history, and each model's answer to it.
 
         Raises:
-            StoreAwayError: the store is away.
+            ServiceError: the store is away, or cannot hold such a user.
         """
         if asked.user is not None:
             live = [await self._service.history(asked.user, model.name) for model in shown]
             timeline = of_user(shown[0], asked.user, live[0], title)
-            read = [(found.items, found.context) for found in live]
+            read: list[Read] = [(found.items, found.context) for found in live]
         elif asked.items:
             timeline = of_items(shown[0], asked.items, title)
             read = [(m.run.recommender.item_ids.to_dense(asked.items), None) for m in shown]
@@ -202,7 +208,7 @@ class Page:
         Raises:
             StoreAwayError: the store is away.
         """
-        history = None if asked.user is not None else list(asked.items)
+        history: list[str | int] | None = None if asked.user is not None else [*asked.items]
         asks = [
             RecommendRequest(user=asked.user, history=history, k=asked.k, model=name)
             for name in asked.models
@@ -234,7 +240,7 @@ def told(error: ServiceError) -> str:
     return f"{str(error)[:1].upper()}{str(error)[1:]}"
 
 
-def _sender(content: str, media_type: str) -> Callable[[], Awaitable[Response]]:
+def _sender(content: str, media_type: str) -> View:
     """Return a view that sends a file, which a browser may keep: its address has its hash."""
     headers = {"cache-control": "private, max-age=31536000, immutable"}
 
