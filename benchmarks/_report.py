@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 REPORTS = Path(__file__).parent / "reports"
-_PACKAGES = ("ensue", "torch", "numpy", "polars", "pyarrow", "numba", "faiss-cpu")
+_PACKAGES = ("ensue", "torch", "numpy", "polars", "pyarrow", "numba", "faiss-cpu", "onnxruntime")
 
 
 def write_report(name: str, config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Path:

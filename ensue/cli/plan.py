@@ -60,7 +60,7 @@ def plan(
     memory_gb_s: Annotated[float, typer.Option(help="GB/s of that memory.")] = 20.0,
     tflops: Annotated[float, typer.Option(help="10^12 operations/s of a worker.")] = 0.2,
     value_ns: Annotated[
-        float, typer.Option(help="Nanoseconds to find a row and step it; about 90 on a CPU.")
+        float, typer.Option(help="Nanoseconds to find a row and step it; about 50 on a CPU.")
     ] = 0.0,
     backend: Annotated[str, typer.Option(help="gloo (CPU) or nccl (GPU).")] = "gloo",
     scheme: Annotated[

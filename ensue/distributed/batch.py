@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
 from ensue.data.ranking.batch import RankingBatch
 from ensue.data.ranking.schema import RankingSchema
 from ensue.distributed.entries import OwnEntries
+from ensue.nn.cells import Cells
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class SharedBatch(RankingBatch):
 
     own: OwnEntries
     num_rows: int
+
+    @cached_property
+    def cells(self) -> Cells:
+        """What this worker has in its tables, for look-ups: tables share what is found of it."""
+        return Cells(*self.own)
 
     def tensors(self) -> list[Tensor]:
         """Return all tensors in a row, those of the entries first."""

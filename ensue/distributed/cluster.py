@@ -37,7 +37,7 @@ class Cluster(Config):
     memory_gb, memory_gb_s, tflops: of a worker, its memory, the GB/s of it and the 10^12 products
         and sums in a second.
     value_ns: nanoseconds that a worker takes for a value and a table, beside what memory moves: to
-        find its row, and to step it. On a core of a CPU it is about 90.
+        find its row, and to step it. On a core of a CPU it is about 50.
     backend: with gloo a reduce-scatter is an exchange of all with all, with nccl a ring.
     """
 

@@ -50,12 +50,6 @@ class OwnEntries(NamedTuple):
         lengths = torch.zeros(1, 0, num_rows, dtype=torch.int32)
         return cls(torch.zeros(0, dtype=torch.int64), lengths, lengths)
 
-    @property
-    def offsets(self) -> Tensor:
-        """Where each cell begins among the values, and where the last one ends [N * G * b + 1]."""
-        zero = self.lengths.new_zeros(1, dtype=torch.int64)
-        return torch.cat([zero, self.lengths.flatten().cumsum(0)])
-
     def of_rows(self, owners: Owners, rank: int) -> OwnEntries:
         """Return what of values, which all workers have, one has rows of where these are divided.
 
@@ -65,20 +59,24 @@ class OwnEntries(NamedTuple):
         values = owners.local_codes(self.values[is_own], owners.size)
         return OwnEntries(values, count_kept(is_own, self.lengths), self.totals)
 
-    def mean_weights(self, offsets: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return 1 / (number of all values of its cell) for each value [S]."""
-        shares = 1.0 / self.totals.flatten().clamp(min=1).to(dtype)
-        return shares.repeat_interleave(offsets.diff(), output_size=len(self.values))
 
+def entries_of(batch: RankingBatch, num_rows: int, columns: Sequence[int]) -> Entries:
+    """Return the values of a batch; rows that it has less than `num_rows` are without values.
 
-def entries_of(batch: RankingBatch, num_rows: int) -> Entries:
-    """Return the values of a batch; rows that it has less than `num_rows` are without values."""
+    Args:
+        columns: of the F, in the order that they shall have.
+    """
     size, (_, num_categorical) = len(batch), batch.codes.shape
-    lengths = batch.codes.new_zeros(num_categorical + len(batch.bags), num_rows, dtype=torch.int32)
-    lengths[:num_categorical, :size] = 1
-    for number, bag in enumerate(batch.bags, start=num_categorical):
-        lengths[number, :size] = bag.offsets.diff()
-    values = [batch.codes.T.flatten(), *(bag.values for bag in batch.bags)]
+    lengths = batch.codes.new_zeros(len(columns), num_rows, dtype=torch.int32)
+    values = [batch.codes[:0].flatten()]
+    for place, number in enumerate(columns):
+        if number < num_categorical:
+            values.append(batch.codes[:, number])
+            lengths[place, :size] = 1
+        else:
+            bag = batch.bags[number - num_categorical]
+            values.append(bag.values)
+            lengths[place, :size] = bag.offsets.diff()
     return Entries(torch.cat(values), lengths)
 
 
@@ -106,13 +104,14 @@ class KeyExchange:
             for columns in self._columns
         ]
 
-    def __call__(self, entries: Entries) -> OwnEntries:
+    def __call__(self, batch: RankingBatch, num_rows: int) -> OwnEntries:
         """Return the values of the rows of all workers for the tables of this one.
 
-        All workers call it with the same number of rows.
+        Args:
+            batch: of this worker's rows. num_rows: as many or more, the same on all workers.
         """
-        num_rows, rank, size = entries.lengths.shape[1], self.workers.rank, self.workers.size
-        parts = self._parts(entries, range(size))
+        rank, size = self.workers.rank, self.workers.size
+        parts = self._parts(batch, num_rows)
         none = torch.zeros(0, dtype=torch.uint8)
         messages = [
             none if other == rank else _pack_part(part, self._bits[other])
@@ -135,54 +134,59 @@ class KeyExchange:
             totals[:, self._partial[rank]] = torch.stack([one for _, _, one in found])
         return OwnEntries(torch.cat([values for values, _, _ in found]), lengths, totals)
 
-    def own_of(self, entries: Entries) -> OwnEntries:
-        """Return what of the values of all rows this worker has rows of; nothing is sent."""
+    def own_of(self, batch: RankingBatch, num_rows: int) -> OwnEntries:
+        """Return what of the values of all rows this worker has rows of; nothing is sent.
+
+        Args:
+            batch: of all rows. num_rows: as many or more.
+        """
         rank = self.workers.rank
-        ((values, lengths, totals),) = self._parts(entries, [rank])
-        full = lengths.clone()
-        full[self._partial[rank]] = totals
-        return OwnEntries(values, lengths[None], full[None])
+        groups = [group for group in self.owners.groups if rank in group.holders]
+        entries = entries_of(batch, num_rows, self._columns[rank])
+        totals = entries.lengths
+        if any(self._is_divided(group) for group in groups):
+            stretches = zip(groups, _stretches(entries, groups), strict=True)
+            parts = [part for one in stretches for _, part in self._divided(*one, [rank])]
+            entries = Entries(*map(torch.cat, zip(*parts, strict=True)))
+        return OwnEntries(entries.values, entries.lengths[None], totals[None])
 
     def _places_of_partial(self, columns: tuple[int, ...]) -> list[int]:
         return [place for place, number in enumerate(columns) if self._is_partial[number]]
 
-    def _parts(self, entries: Entries, ranks: Sequence[int]) -> list[_Part]:
-        """Return for workers values [S], lengths [G, b], and full lengths of partial bags."""
-        ends = entries.lengths.sum(dim=1, dtype=torch.int64).cumsum(0).tolist()
-        starts = [0, *ends[:-1]]
-        values: dict[int, list[Tensor]] = {rank: [entries.values[:0]] for rank in ranks}
-        lengths: dict[int, list[Tensor]] = {rank: [entries.lengths[:0]] for rank in ranks}
-        for group in self.owners.groups:
-            wanted = [rank for rank in group.holders if rank in values]
-            if not wanted:
-                continue
-            spans = _spans(group.columns)
-            own = torch.cat([entries.values[starts[one] : ends[other]] for one, other in spans])
-            cells = entries.lengths[list(group.columns)]
-            for rank, part in self._divided(own, cells, group, wanted):
+    def _parts(self, batch: RankingBatch, num_rows: int) -> list[_Part]:
+        """Return for each worker values [S], lengths [G, b], and full lengths of partial bags."""
+        groups = self.owners.groups
+        order = [number for group in groups for number in group.columns]
+        entries = entries_of(batch, num_rows, order)
+        values: list[list[Tensor]] = [[entries.values[:0]] for _ in self._columns]
+        lengths: list[list[Tensor]] = [[entries.lengths[:0]] for _ in self._columns]
+        for group, own in zip(groups, _stretches(entries, groups), strict=True):
+            for rank, part in self._divided(group, own, group.holders):
                 values[rank].append(part.values)
                 lengths[rank].append(part.lengths)
         parts = []
-        for rank in ranks:
-            columns = self._columns[rank]
-            partial = [columns[place] for place in self._partial[rank]]
+        for rank, columns in enumerate(self._columns):
+            partial = [order.index(columns[place]) for place in self._partial[rank]]
             totals = entries.lengths[partial]
             parts.append((torch.cat(values[rank]), torch.cat(lengths[rank]), totals))
         return parts
 
+    def _is_divided(self, group: Group) -> bool:
+        return len(group.holders) > 1 and not self.owners.by_element
+
     def _divided(
-        self, values: Tensor, lengths: Tensor, group: Group, wanted: Sequence[int]
+        self, group: Group, own: Entries, wanted: Sequence[int]
     ) -> Iterator[tuple[int, Entries]]:
         """Yield the parts of some holders in the values of a group of columns."""
-        number = len(group.holders)
-        if number == 1 or self.owners.by_element:
-            yield from ((rank, Entries(values, lengths)) for rank in wanted)
+        if not self._is_divided(group):
+            yield from ((rank, own) for rank in wanted)
             return
-        places = self.owners.places(values, number)
-        codes = self.owners.local_codes(values, number)
+        number = len(group.holders)
+        places = self.owners.places(own.values, number)
+        codes = self.owners.local_codes(own.values, number)
         for rank in wanted:
             is_own = places == group.holders.index(rank)
-            yield rank, Entries(codes[is_own], count_kept(is_own, lengths))
+            yield rank, Entries(codes[is_own], count_kept(is_own, own.lengths))
 
 
 _Part = tuple[Tensor, Tensor, Tensor]
@@ -224,12 +228,9 @@ def count_kept(is_kept: Tensor, lengths: Tensor) -> Tensor:
     return before.diff(prepend=before.new_zeros(1)).to(lengths.dtype).view(lengths.shape)
 
 
-def _spans(columns: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Return the first and the last of each stretch of consecutive columns, ascending."""
-    spans: list[tuple[int, int]] = []
-    for number in columns:
-        if spans and spans[-1][1] == number - 1:
-            spans[-1] = (spans[-1][0], number)
-        else:
-            spans.append((number, number))
-    return spans
+def _stretches(entries: Entries, groups: Sequence[Group]) -> Iterator[Entries]:
+    """Yield the values of each group of columns, which lie one after the other."""
+    sizes = [len(group.columns) for group in groups]
+    lengths = torch.split(entries.lengths, sizes)
+    counts = [int(own.sum(dtype=torch.int64)) for own in lengths]
+    yield from map(Entries, torch.split(entries.values, counts), lengths)

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from ensue.data.ranking.batch import RankingBatch
 from ensue.distributed.batch import SharedBatch
-from ensue.distributed.entries import OwnEntries
 from ensue.distributed.owners import Owners
 from ensue.distributed.reductions import exchange, sum_scatter
 from ensue.distributed.workers import Workers
+from ensue.nn.cells import Cells
 from ensue.nn.field_embedding import FieldEmbedding
 
 
-def own_vectors(fields: FieldEmbedding, keys: Tensor, own: OwnEntries) -> Tensor:
+def own_vectors(fields: FieldEmbedding, keys: Tensor, cells: Cells) -> Tensor:
     """Return the vectors [N, b, G, D] of the rows of all workers in the columns of this one.
 
     Of a column with several holders it is what this worker has rows of: a part of the sum. Where
@@ -29,15 +29,10 @@ def own_vectors(fields: FieldEmbedding, keys: Tensor, own: OwnEntries) -> Tensor
     Args:
         fields: with the table of this worker. keys: [G] int64, the parts of the columns in it.
     """
-    num_workers, num_columns, num_rows = own.lengths.shape
+    num_workers, num_columns, num_rows = cells.lengths.shape
     if fields.table is None or num_columns == 0:
         return fields.zero.new_zeros(num_workers, num_rows, num_columns, fields.dim)
-    offsets = own.offsets
-    cells = keys.to(own.lengths.device)[None, :, None].expand(own.lengths.shape).flatten()
-    places = cells.repeat_interleave(offsets.diff(), output_size=len(own.values))
-    weights = own.mean_weights(offsets, fields.zero.dtype)
-    sums = fields.table.sums(own.values, places, offsets, weights)
-    return sums.view(*own.lengths.shape, sums.shape[1]).transpose(1, 2)
+    return fields.table.means(cells, keys.to(cells.lengths.device))
 
 
 class TableWise:
@@ -63,7 +58,7 @@ class TableWise:
     def __call__(self, fields: FieldEmbedding, batch: RankingBatch) -> Tensor:
         """Return the vectors [b, F, D] of the rows of this worker."""
         assert isinstance(batch, SharedBatch)
-        vectors = own_vectors(fields, self.keys, batch.own).flatten(2)
+        vectors = own_vectors(fields, self.keys, batch.cells).flatten(2)
         widths = [size * fields.dim for size in self._sizes]
         joined = exchange(vectors, widths, self.workers, wire=self.wire)[: len(batch)]
         places = self._places.to(joined.device)
@@ -91,7 +86,7 @@ class RowWise:
     def __call__(self, fields: FieldEmbedding, batch: RankingBatch) -> Tensor:
         """Return the vectors [b, F, D] of the rows of this worker."""
         assert isinstance(batch, SharedBatch)
-        vectors = own_vectors(fields, self.keys, batch.own).flatten(0, 1)
+        vectors = own_vectors(fields, self.keys, batch.cells).flatten(0, 1)
         columns = self._columns.to(vectors.device)
         if len(columns) < self._num_columns:
             shape = (len(vectors), self._num_columns, fields.dim)

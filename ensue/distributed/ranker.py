@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ensue.data.ranking.batch import Bag, RankingBatch
 from ensue.data.ranking.schema import RankingSchema
 from ensue.distributed.batch import SharedBatch, rows_of_one
-from ensue.distributed.entries import KeyExchange, OwnEntries, entries_of
+from ensue.distributed.entries import KeyExchange, OwnEntries
 from ensue.distributed.lookups import RowWise, TableWise, part_keys
 from ensue.distributed.owners import Owners
 from ensue.distributed.replicas import add_up_
@@ -130,9 +130,8 @@ class SharedRanker(nn.Module):
         if self.is_redundant:
             # As many as where rows are divided: a wire has them summed by the workers in parts.
             num_rows *= self.workers.size
-            own = self._keys.own_of(entries_of(known, num_rows))
-            return SharedBatch.join(known, own, num_rows)
-        return SharedBatch.join(known, self._keys(entries_of(known, num_rows)), num_rows)
+            return SharedBatch.join(known, self._keys.own_of(known, num_rows), num_rows)
+        return SharedBatch.join(known, self._keys(known, num_rows), num_rows)
 
     def sum_ahead(self, numbers: Tensor) -> Tensor:
         """Return the sums over workers of numbers [n] about a batch that is being made."""

@@ -28,7 +28,8 @@ from ensue.distributed.replicas import gather, sum_gradient
 from ensue.distributed.shards import Piece, keep_piece_, under
 from ensue.distributed.workers import Workers
 from ensue.models.ranking.fm import PairLogits
-from ensue.nn.crosses import SumOfPairs
+from ensue.nn.cells import Cells
+from ensue.nn.crosses import SumOfPairs, field_sums
 from ensue.nn.field_embedding import FieldEmbedding, Fields, FirstOrder
 
 if TYPE_CHECKING:
@@ -72,10 +73,23 @@ class Source:
 
     def read(self, batch: SharedBatch) -> None:
         """Look the vectors of a batch up."""
-        own = batch.own
+        cells = batch.cells
         if self._has_own_rows:
-            own = own.of_rows(self._owners, self._rank)
-        self.vectors = own_vectors(self.fields, self._keys, own).flatten(0, 1)
+            cells = Cells(*batch.own.of_rows(self._owners, self._rank))
+        self._cells = cells
+        self.vectors = own_vectors(self.fields, self._keys, cells).flatten(0, 1)
+        self._sums: tuple[Tensor, Tensor] | None = None
+
+    def sums(self) -> tuple[Tensor, Tensor]:
+        """Return the sums over own columns of the vectors, and of their squares, [B, D'] each."""
+        if self._sums is None:
+            self._sums = field_sums(self.vectors)
+        return self._sums
+
+    def prepare_gradient(self) -> None:
+        """Begin what the gradient of the vectors needs, while sums are on their way."""
+        if self.fields.table is not None and self.columns:
+            self.fields.table.prepare_gradient(self._cells, self._keys)
 
     def parted(self, split: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
         """Return where whole columns are in `vectors`, where split ones, and these among `split`.
@@ -155,6 +169,8 @@ class Substitution:
         partials = [operator.partial() for operator in self.operators]
         if not partials:
             return
+        for source in self.sources:
+            source.prepare_gradient()
         summed = self.sum(torch.cat(partials, dim=1))[: len(batch)]
         widths = [partial.shape[1] for partial in partials]
         for operator, own in zip(self.operators, torch.split(summed, widths, dim=1), strict=True):
@@ -257,7 +273,7 @@ class PairSums(Operator):
     def partial(self) -> Tensor:
         """Return own parts of S, and of split bags [B, c]."""
         vectors, wide = self._source.vectors, self._source.wide
-        parts = [wide(vectors.sum(dim=1))]
+        parts = [wide(self._source.sums()[0])]
         if not self._is_read:
             parts.append(wide(self._own_squares()))
         if self._num_split:
@@ -280,6 +296,8 @@ class PairSums(Operator):
         return pairs.sum(dim=1, keepdim=True) if self.readout is None else pairs @ self.readout.T
 
     def _own_squares(self) -> Tensor:
+        if not self._parts:
+            return self._source.sums()[1]
         return self._source.vectors[:, self._whole].square().sum(dim=1)
 
 
@@ -321,7 +339,7 @@ class FirstLayerSum(Operator):
     def partial(self) -> Tensor:
         """Return own columns times their weights [B, H]."""
         vectors = self._source.vectors
-        out = vectors[:, self._whole].flatten(1) @ self.weight[:, : self._own].T
+        out = _columns(vectors, self._whole).flatten(1) @ self.weight[:, : self._own].T
         if self._num_split:  # with no such column here too: all take part in sums of gradients
             shared = self.weight[:, self._own : self._own + self._num_split]
             used = self._group.replicated(shared)[:, self._rows]
@@ -334,3 +352,8 @@ class FirstLayerSum(Operator):
             self.summed = self._group.sum(self.partial())[: len(rest)]
         weight = self.weight[:, self._own + self._num_split :]
         return torch.addmm(self.bias, rest, weight.T) + self.summed
+
+
+def _columns(vectors: Tensor, places: list[int]) -> Tensor:
+    """Return vectors of some columns, whose places ascend; without a copy where they are all."""
+    return vectors if len(places) == vectors.shape[1] else vectors[:, places]

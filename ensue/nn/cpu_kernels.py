@@ -5,7 +5,7 @@ costs a trip to memory. These kernels read their inputs once and make no tempora
 one thread and add in a fixed order: results do not depend on the number of threads. Every kernel
 has a counterpart in tensor operations, used on a GPU and for other types; tests hold them equal.
 Shapes: B batch, L window length, D width, H filters per height, K vertical filters, P positions of
-all heights L (L + 1) / 2, V table rows, C candidates, S looked-up rows.
+all heights L (L + 1) / 2, V table rows, C candidates, S looked-up rows, F fields.
 """
 
 from __future__ import annotations
@@ -321,3 +321,29 @@ def adagrad_rows(table, grad, total, rate, eps):  # type: ignore[no-untyped-def]
             for d in range(own.shape[0]):
                 sums[d] += own[d] * own[d]
                 row[d] -= rate * own[d] / (np.sqrt(sums[d]) + eps)
+
+
+@_compile
+def field_sums(vectors, sums, squares):  # type: ignore[no-untyped-def]
+    """Fill sums and squares [B, D]: over the fields of vectors [B, F, D], and of their squares."""
+    for b in range(len(vectors)):
+        own, own_squares = sums[b], squares[b]
+        own[:] = 0
+        own_squares[:] = 0
+        for f in range(vectors.shape[1]):
+            vector = vectors[b, f]
+            for d in range(vector.shape[0]):
+                own[d] += vector[d]
+                own_squares[d] += vector[d] * vector[d]
+
+
+@_compile
+def field_sums_backward(to_sums, to_squares, vectors, grad):  # type: ignore[no-untyped-def]
+    """Set grad [B, F, D] to the gradient of the vectors of `field_sums`."""
+    two = vectors.dtype.type(2)
+    for b in range(len(vectors)):
+        own, own_squares = to_sums[b], to_squares[b]
+        for f in range(vectors.shape[1]):
+            vector, out = vectors[b, f], grad[b, f]
+            for d in range(vector.shape[0]):
+                out[d] = own[d] + two * own_squares[d] * vector[d]

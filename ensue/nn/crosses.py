@@ -9,11 +9,13 @@ Shapes: B rows, F fields, D width of a field, H width of all inputs, R rank, E e
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from ensue.nn import cpu_kernels as kernels
 from ensue.nn.perceptron import linear_layer
 
 
@@ -30,6 +32,31 @@ def sum_of_pairs(vectors: Tensor) -> Tensor:
         vectors: [B, F, D].
     """
     return 0.5 * (vectors.sum(dim=1).square() - vectors.square().sum(dim=1))
+
+
+class _FieldSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(vectors)
+        sums, squares = vectors.new_empty(2, len(vectors), vectors.shape[2])
+        kernels.field_sums(*kernels.arrays(vectors, sums, squares))
+        return sums, squares
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_sums: Tensor, to_squares: Tensor) -> Tensor:
+        (vectors,) = ctx.saved_tensors
+        grad = torch.empty(vectors.shape, dtype=vectors.dtype)
+        kernels.field_sums_backward(*kernels.arrays(to_sums, to_squares, vectors, grad))
+        return grad
+
+
+def field_sums(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sums over the fields of vectors [B, F, D], and of their squares, [B, D] each."""
+    if kernels.can_run(vectors):
+        found: tuple[Tensor, Tensor] = _FieldSums.apply(vectors)  # type: ignore[no-untyped-call]
+        return found
+    return vectors.sum(dim=1), vectors.square().sum(dim=1)
 
 
 class SumOfPairs(nn.Module):

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ensue.errors import DataError
-from ensue.nn.bags import bag_mean, bag_sum, mean_weights
+from ensue.nn.bags import bag_mean, mean_weights
+from ensue.nn.cells import Cells, bag_means, cell_means, prepare_gradient
 from ensue.nn.dynamic_embedding import DynamicEmbedding
 from ensue.nn.embedding import gather_rows
 from ensue.nn.sparse_rows import bag_sum_sparse, gather_rows_sparse
@@ -37,12 +38,15 @@ class FieldTable(nn.Module, ABC):
         """Return the mean row of each bag [B, D], given values [S] of one vocabulary; 0 of none."""
 
     @abstractmethod
-    def sums(self, values: Tensor, keys: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted sum of the rows of each bag [B, D]; 0 of an empty one.
+    def means(self, cells: Cells, keys: Tensor) -> Tensor:
+        """Return the mean rows [N, b, G, D] of cells whose columns are of vocabularies keys [G].
 
-        Args:
-            values: [S], each of its own vocabulary keys [S]. offsets: [B + 1]. weights: [S].
+        That of a cell is over all of its values, those that are elsewhere too, but of the rows
+        here; 0 of an empty one.
         """
+
+    def prepare_gradient(self, cells: Cells, keys: Tensor) -> None:
+        """Begin, on a thread, what the gradient of these `means` needs beside what comes back."""
 
 
 class StaticTable(FieldTable):
@@ -85,15 +89,18 @@ class StaticTable(FieldTable):
         weights = mean_weights(offsets, len(rows), self.weight.dtype)
         return bag_sum_sparse(self.weight, rows, offsets, weights)
 
-    def sums(self, values: Tensor, keys: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted sum of the rows of each bag [B, D]; 0 of an empty one.
+    def means(self, cells: Cells, keys: Tensor) -> Tensor:
+        """Return the mean rows [N, b, G, D] of cells whose columns are of vocabularies keys [G]."""
+        firsts = self.first_rows[keys]
+        if self.min_count == 1:
+            return cell_means(self.weight, cells, firsts, is_sparse=self.is_sparse)
+        rows = self._rows(cells.values + cells.of_values(firsts))
+        return bag_means(self.weight, cells, rows, is_sparse=self.is_sparse)
 
-        Args:
-            values: [S] codes, each of its own vocabulary keys [S]. offsets: [B + 1]. weights: [S].
-        """
-        rows = self._rows(values + self.first_rows[keys])
-        add_up = bag_sum_sparse if self.is_sparse else bag_sum
-        return add_up(self.weight, rows, offsets, weights)
+    def prepare_gradient(self, cells: Cells, keys: Tensor) -> None:
+        """Begin, on a thread, to find the distinct rows of the gradient."""
+        if self.is_sparse and self.min_count == 1 and torch.is_grad_enabled():
+            prepare_gradient(self.weight, cells, self.first_rows[keys])
 
     def keep_frequent_(self, counts: Mapping[str, Tensor]) -> None:
         """Let values with counts [V + 1] below min_count, in training, use the row of the unknown.
@@ -145,13 +152,11 @@ class GrowingTable(FieldTable):
         """Return the mean row of each bag [B, D], given ids [S]; 0 of an empty one."""
         return self.rows.bag(self._marked(values, self.marks[key]), offsets)
 
-    def sums(self, values: Tensor, keys: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighted sum of the rows of each bag [B, D]; 0 of an empty one.
-
-        Args:
-            values: [S] ids, each of its own vocabulary keys [S]. offsets: [B + 1]. weights: [S].
-        """
-        return bag_sum(self.rows, self._marked(values, self.marks[keys]), offsets, weights)
+    def means(self, cells: Cells, keys: Tensor) -> Tensor:
+        """Return the mean rows [N, b, G, D] of cells whose columns are of vocabularies keys [G]."""
+        ids = self._marked(cells.values, cells.of_values(self.marks[keys]))
+        table, rows = self.rows.fetch(ids)
+        return bag_means(table, cells, rows)
 
     def _marked(self, ids: Tensor, marks: Tensor) -> Tensor:
         """Return the ids of parts of the table; 0 stays what it is: missing."""

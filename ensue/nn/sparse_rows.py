@@ -124,8 +124,14 @@ def bag_sum_sparse(table: Tensor, ids: Tensor, offsets: Tensor, weights: Tensor)
     return sum_bags(table, ids, offsets, weights, use_kernels)
 
 
-def add_rows_to_grad(table: Tensor, rows: Tensor, values: Tensor) -> None:
-    """Add values [S, D] to the rows [S] of the gradient of a leaf [V, D]; D is absent of a [V]."""
+def add_rows_to_grad(
+    table: Tensor, rows: Tensor, values: Tensor, *, is_coalesced: bool = False
+) -> None:
+    """Add values [S, D] to the rows [S] of the gradient of a leaf [V, D]; D is absent of a [V].
+
+    Args:
+        is_coalesced: the rows ascend, and none is there twice.
+    """
     values = values.to(table.dtype)
     if table.grad is not None and not table.grad.is_sparse:
         table.grad.index_add_(0, rows, values)
@@ -133,13 +139,20 @@ def add_rows_to_grad(table: Tensor, rows: Tensor, values: Tensor) -> None:
     if table.grad is not None and table.grad._nnz():
         rows = torch.cat([table.grad._indices()[0], rows])
         values = torch.cat([table.grad._values(), values])
-    table.grad = sparse_grad(table, rows, values)
+        is_coalesced = False
+    table.grad = sparse_grad(table, rows, values, is_coalesced=is_coalesced)
 
 
-def sparse_grad(table: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-    """Return a gradient of a table [V, D] that has values [S, D] in rows [S], repeated or not."""
+def sparse_grad(
+    table: Tensor, rows: Tensor, values: Tensor, *, is_coalesced: bool = False
+) -> Tensor:
+    """Return a gradient of a table [V, D] that has values [S, D] in rows [S], repeated or not.
+
+    Args:
+        is_coalesced: the rows ascend, and none is there twice.
+    """
     return torch.sparse_coo_tensor(
-        rows[None], values, table.shape, is_coalesced=False, check_invariants=False
+        rows[None], values, table.shape, is_coalesced=is_coalesced, check_invariants=False
     )
 
 

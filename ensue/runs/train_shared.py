@@ -38,7 +38,7 @@ from ensue.training.shared_checkpoints import SharedCheckpoints, load_whole_
 from ensue.training.shared_peers import WorkerPeers, divided_layers
 from ensue.training.shared_ranking import SharedRankingObjective
 
-CPU_VALUE_NS = 90.0  # measured: see `Cluster`
+CPU_VALUE_NS = 50.0  # measured: see `Cluster`
 
 T = TypeVar("T")
 PLAN_FILE = "plan.json"

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints, TypeAdapter
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    TypeAdapter,
+)
 from pydantic import ValidationError as Invalid
 
 from ensue.serving.errors import BadRequestError
@@ -16,14 +24,32 @@ MAX_WHOLE = 10**20  # beyond 64 bits, and the same number to a reader that has o
 MICROSECONDS = 1_000_000
 MAX_SECONDS = MAX_TIME // MICROSECONDS
 
+
+def _whole(value: Any) -> Any:
+    """Return 2 for 2.0, which JSON holds for the same number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Whole = Annotated[int, Field(strict=True, ge=-MAX_WHOLE, le=MAX_WHOLE)]
 # An id as the log has it; a whole number is taken as its digits.
-Id = Annotated[str, StringConstraints(min_length=1, max_length=250, pattern=r"^[^\x00]+$")] | Whole
+Id = (
+    Annotated[str, StringConstraints(min_length=1, max_length=250, pattern=r"^[^\x00]+$")]
+    | Annotated[Whole, BeforeValidator(_whole)]
+)
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00]+$")]
 Words = Annotated[str, StringConstraints(max_length=4096, pattern=r"^[^\x00]*$")]
 Value = Words | StrictBool | Whole | Number | None
-Values = Annotated[dict[Name, Value], Field(max_length=256)]
+
+
+def _tell_names(schema: dict[str, Any]) -> None:
+    """Say that all names have the pattern; pydantic says it of the values of those that have it."""
+    ((pattern, value),) = schema.pop("patternProperties").items()
+    names = schema.setdefault("propertyNames", {"minLength": 1, "maxLength": 128})
+    names["pattern"], schema["additionalProperties"] = pattern, value
+
+
+Values = Annotated[dict[Name, Value], Field(max_length=256, json_schema_extra=_tell_names)]
 # A moment: seconds since 1970, or ISO 8601; without a zone it is UTC.
 Moment = (
     Annotated[float, Field(strict=True, ge=0, le=MAX_SECONDS)]
@@ -50,7 +76,7 @@ class _Answer(BaseModel):
 
 def _needs(name: str, schema: dict[str, Any], *, without: Sequence[str]) -> dict[str, Any]:
     """Return the JSON schema of an object that has one property and not others."""
-    nothing = dict.fromkeys(without, {"type": "null"})
+    nothing = {other: {"type": "null"} for other in without}
     return {"required": [name], "properties": {name: schema, **nothing}}
 
 
@@ -73,7 +99,7 @@ class RecommendRequest(_Body):
 
     user: Id | None = Field(default=None, description="A user, known from training or from events.")
     history: list[Id] | None = Field(default=None, description="Ids of items, oldest first.")
-    k: Annotated[int, Field(strict=True, ge=1)] = Field(
+    k: Annotated[int, Field(strict=True, ge=1), BeforeValidator(_whole)] = Field(
         default=10, description="At most so many items."
     )
     exclude_seen: StrictBool = Field(default=True, description="Leave out items of the history.")

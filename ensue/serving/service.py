@@ -88,8 +88,7 @@ class Service:
             max_waiting=self.config.max_waiting,
         )
         self._change = asyncio.Lock()  # models change one at a time
-        gc.collect()
-        gc.freeze()  # what was loaded stays: the collector need not look at it at every pause
+        _spare_collector()
 
     @property
     def first(self) -> ServedModel:
@@ -205,6 +204,7 @@ class Service:
             opened = [await self._open(model.place, longer) for model in takers]
             is_new = await self._ask_store(partial(self.store.add_items, rows, ids))
             self.models |= {model.name: model for model in opened}
+            _spare_collector()
             return is_new, [model.name for model in takers]
 
     async def reload(self, name: str | None = None) -> list[ServedModel]:
@@ -219,6 +219,7 @@ class Service:
             items = await self._ask_store(self.store.items)
             opened = [await self._open(model.place, items) for model in old]
             self.models |= {model.name: model for model in opened}
+            _spare_collector()
             return opened
 
     async def check(self) -> None:
@@ -305,6 +306,16 @@ class Service:
             return [answer for batch in batches for answer in self._write([batch])]
         except StoreUnavailable as error:
             return [_store_away(error)] * len(batches)
+
+
+def _spare_collector() -> None:
+    """Free what is not used any more, and let Python's collector leave alone what was loaded.
+
+    Else it would look at all models at every pause of its own.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def _store_away(error: Exception) -> StoreAwayError:

@@ -93,21 +93,21 @@ def caser(data: Histories, num_users: int, num_items: int) -> Model:
     torch.manual_seed(0)
     config = CaserConfig(dim=16, window=3, num_targets=1, num_horizontal=4, dropout=0.2)
     model = Caser(config, num_users=num_users, num_items=num_items)
-    return trained(model, data, epochs=8, batch_size=128, learning_rate=0.005)
+    return trained(model, data, epochs=4, batch_size=128, learning_rate=0.005)
 
 
 def sasrec(data: Histories, num_users: int, num_items: int) -> Model:
     torch.manual_seed(0)
     config = SASRecConfig(dim=16, num_heads=2, max_len=20, dropout=0.1)
     model = SASRec(config, num_users=num_users, num_items=num_items)
-    return trained(model, data, epochs=12, batch_size=32, learning_rate=0.005)
+    return trained(model, data, epochs=6, batch_size=32, learning_rate=0.005)
 
 
 def gru4rec(data: Histories, num_users: int, num_items: int) -> Model:
     torch.manual_seed(0)
     config = GRU4RecConfig(dim=16, max_len=20, dropout=0.1)
     model = GRU4Rec(config, num_users=num_users, num_items=num_items)
-    return trained(model, data, epochs=8, batch_size=32, learning_rate=0.01)
+    return trained(model, data, epochs=6, batch_size=32, learning_rate=0.01)
 
 
 def deep_retrieval(data: Histories, num_users: int, num_items: int) -> Model:
@@ -116,14 +116,14 @@ def deep_retrieval(data: Histories, num_users: int, num_items: int) -> Model:
         dim=16, max_len=20, dropout=0.1, width=6, depth=2, num_candidates=12, path_dim=16
     )
     model = DeepRetrieval(config, num_users=num_users, num_items=num_items)
-    return trained(model, data, epochs=8, batch_size=32, learning_rate=0.01)
+    return trained(model, data, epochs=6, batch_size=32, learning_rate=0.01)
 
 
 def m3(data: Histories, num_users: int, num_items: int, **settings: Any) -> Model:
     torch.manual_seed(0)
     config = M3Config(dim=16, max_len=20, dropout=0.1, **settings)
     model = M3(config, num_users=num_users, num_items=num_items)
-    return trained(model, data, epochs=6, batch_size=32, learning_rate=0.01)
+    return trained(model, data, epochs=5, batch_size=32, learning_rate=0.01)
 
 
 def m3c(data: Histories, num_users: int, num_items: int) -> Model:
@@ -136,7 +136,7 @@ def two_tower(data: Histories, num_users: int, num_items: int) -> Model:
     torch.manual_seed(0)
     config = TwoTowerConfig(dim=16, id_dim=16, max_len=1, share_tables=False, temperature=0.1)
     model = TwoTower(config, num_users=num_users, num_items=num_items)
-    return trained(model, data, epochs=8, batch_size=256, learning_rate=0.01)
+    return trained(model, data, epochs=6, batch_size=256, learning_rate=0.01)
 
 
 CASES = [

@@ -13,6 +13,7 @@ from ensue.nn.crosses import (
     LowRankCross,
     PairwiseDots,
     VectorCross,
+    field_sums,
     sum_of_pairs,
 )
 
@@ -42,6 +43,20 @@ def test_sum_of_pairs_is_over_all_pairs(num_fields: int) -> None:
         expected = expected + vectors[:, one] * vectors[:, other]
     torch.testing.assert_close(sum_of_pairs(vectors), expected)
     assert torch.autograd.gradcheck(sum_of_pairs, (vectors.requires_grad_(),))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_over_fields_of_vectors_and_squares(dtype: torch.dtype) -> None:
+    ours = torch.randn(3, 4, 9, dtype=dtype, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
+    found = field_sums(ours)
+    expected = theirs.sum(dim=1), (theirs**2).sum(dim=1)
+    for own, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, other)
+        weights = torch.randn(3, 9, dtype=dtype)
+        for one in (own, other):
+            (one * weights).sum().backward(retain_graph=True)
+    torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 def test_pairs_do_not_know_an_order() -> None:

@@ -14,15 +14,19 @@ import torch
 
 from ensue.data.dataset import Dataset
 from ensue.data.histories import HistoryBatch
+from ensue.data.prepare import prepare
 from ensue.data.ranking.prepare import prepare_ranking
 from ensue.errors import ExtraError, RunError, UsageError
 from ensue.runs.export import formats, parity
 from ensue.runs.export.padded import is_recent, last_window, take_recent
+from ensue.runs.export.rows import row_inputs, row_inputs_of
 from ensue.runs.run import Run, load
 from ensue.runs.train import train
 from ensue.runs.train_ranker import train_ranker
 from tests.contracts.pages import make_pages
 from tests.helpers import make_dataset
+from tests.runs.test_train_ranker import FAST as RANKER
+from tests.runs.test_train_ranker import make_table
 
 NUM_ITEMS = 50
 FAST: dict[str, Any] = {"epochs": 1, "dim": 8}
@@ -204,6 +208,36 @@ def test_the_graphs_of_the_page(sasrec: Run) -> None:
 
 
 @pytest.mark.slow
+def test_features_are_in_the_graph(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = [(f"u{user}", f"i{item}") for user in range(20) for item in rng.permutation(15)[:6]]
+    pl.DataFrame(rows, schema=["user", "item"], orient="row").write_csv(tmp_path / "log.csv")
+    items = {
+        "item": [f"i{item}" for item in range(15)],
+        "tags": [f"t{item % 2}|t{item % 3}" for item in range(15)],
+        "price": [item + 0.5 for item in range(15)],
+    }
+    pl.DataFrame(items).write_csv(tmp_path / "items.csv")
+    countries = {"user": [f"u{user}" for user in range(20)], "country": ["fr", "de"] * 10}
+    pl.DataFrame(countries).write_csv(tmp_path / "users.csv")
+    dataset = prepare(
+        tmp_path / "log.csv",
+        tmp_path / "data",
+        items=tmp_path / "items.csv",
+        users=tmp_path / "users.csv",
+        split="leave-one-out",
+    )
+    run = train("two_tower", dataset, out=tmp_path / "run", **FAST)
+    assert run.model.features.items
+    for form in ("onnx", "torch-export"):
+        if form == "onnx":
+            pytest.importorskip("onnxscript")
+        made = run.export(form)
+        assert [given["name"] for given in made.info["inputs"]] == ["items", "users"]
+        assert made.info["parity"]["max_abs_difference"] <= 1e-4
+
+
+@pytest.mark.slow
 def test_context_is_an_input(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
@@ -243,8 +277,6 @@ def test_ranking_runs(tmp_path: Path, model: str) -> None:
     run = train_ranker(model, dataset, out=tmp_path / "run", epochs=1)
     expected = run.predict(table.head(5).to_dicts())["click"]
     batch, _ = run.encoder.encode(table.head(5).to_dicts())
-    from ensue.runs.export.rows import row_inputs, row_inputs_of
-
     for form in ("onnx", "torch-export"):
         made = run.export(form)
         compute = formats.GRAPH_FILES[form].read(made.file)
@@ -255,9 +287,6 @@ def test_ranking_runs(tmp_path: Path, model: str) -> None:
 
 @pytest.mark.slow
 def test_ranking_tables_that_grow_are_no_graph(tmp_path: Path) -> None:
-    from tests.runs.test_train_ranker import FAST as RANKER
-    from tests.runs.test_train_ranker import make_table
-
     make_table(tmp_path / "rows.csv")
     dataset = prepare_ranking(tmp_path / "rows.csv", tmp_path / "data", targets=["click"])
     run = train_ranker("deepfm", dataset, out=tmp_path / "run", **{**RANKER, "growth": {}})

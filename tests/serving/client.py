@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,7 +46,10 @@ def make_runs(folder: Path) -> Path:
             "color": [COLORS[item % 4] for item in range(NUM_ITEMS)],
         }
     ).write_csv(folder / "items.csv")
-    users = {"user": [f"u{n}" for n in range(NUM_USERS)], "country": ["fr", "de"] * (NUM_USERS // 2)}
+    users = {
+        "user": [f"u{n}" for n in range(NUM_USERS)],
+        "country": ["fr", "de"] * (NUM_USERS // 2),
+    }
     pl.DataFrame(users).write_csv(folder / "users.csv")
     data = ensue.prepare(
         folder / "log.csv",
@@ -109,7 +112,7 @@ def ok(response: httpx.Response) -> Any:
 @contextmanager
 def serving(
     folder: Path,
-    models: tuple[str, ...] = MODELS,
+    models: Sequence[str | ModelPlace] = MODELS,
     *,
     store: str | HistoryStore = "sqlite://",
     keys: ApiKeys | None = None,
@@ -118,7 +121,7 @@ def serving(
 ) -> Iterator[Caller]:
     """Yield what asks a service of the runs in a folder."""
     opened = open_store(store) if isinstance(store, str) else store
-    places = [ModelPlace(name, folder / name) for name in models]
+    places = [m if isinstance(m, ModelPlace) else ModelPlace(m, folder / m) for m in models]
     caller = Caller(Service(places, opened, ServeConfig(**settings)), keys=keys, hosts=hosts)
     try:
         yield caller

@@ -18,6 +18,7 @@ import pytest
 WAIT_S = 30.0
 PASSWORD = "se:cr@et"
 PASSWORD_IN_URL = "se%3Acr%40et"
+slow = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("redis", "postgresql")]
 
 
 def free_port() -> int:
@@ -178,3 +179,20 @@ def require_postgres() -> None:
     pytest.importorskip("psycopg", reason="the package psycopg is not installed")
     program("initdb")
     program("postgres")
+
+
+def empty_redis(url: str) -> None:
+    import redis
+
+    with redis.Redis.from_url(url) as client:
+        client.flushall()
+
+
+def empty_postgres(url: str) -> None:
+    import psycopg
+
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "DROP TABLE IF EXISTS ensue_events, ensue_items, ensue_format;"
+            "DROP SEQUENCE IF EXISTS ensue_arrivals"
+        )

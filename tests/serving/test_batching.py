@@ -135,8 +135,9 @@ def test_close_answers_what_waits(work):
 def test_a_loop_that_has_ended_ends_nothing_else(batcher, work):
     async def leave() -> None:
         work.hold()
-        _asking = asyncio.create_task(batcher.ask(1))
+        asking = asyncio.create_task(batcher.ask(1))
         await asyncio.to_thread(work.began.wait)
+        assert not asking.done()
 
     asyncio.run(leave())
     work.may_end.set()

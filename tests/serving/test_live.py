@@ -107,7 +107,7 @@ def test_items_that_the_model_does_not_know_are_left_out(run):
 
 
 def test_context_goes_with_its_event(run):
-    items, times = stored_of(run, "u5")
+    _, times = stored_of(run, "u5")
     encoder = run.recommender.encoder
     events = [
         event("i1", times[0] - 1, page="home"),

@@ -11,7 +11,9 @@ from urllib.parse import quote
 import pytest
 
 import ensue
+from ensue.runs.cascade import Cascade, open_ranker
 from ensue.serving.schemas import to_microseconds
+from ensue.serving.served import ModelPlace
 from tests.serving.client import LAST_TIME, NUM_ITEMS, Caller, fault, serving
 
 OPEN_LISTS = {"history": ["i1", "i2"], "k": NUM_ITEMS, "exclude_seen": False}
@@ -80,6 +82,26 @@ def test_the_time_of_each_stage_is_told_when_asked(caller: Caller) -> None:
     assert "stages" not in caller.post("/v1/recommend", history=["i1"])
 
 
+def test_two_stages(runs: Path) -> None:
+    place = ModelPlace("both", runs / "towers", ranker=runs / "m3")
+    body = {"k": 5, "context": {"page": "home"}, "features": {"country": "fr"}, "timings": True}
+    with serving(runs, (place, "m3"), candidates=12) as caller:
+        assert caller.get("/v1/models")["models"][0]["ranker"] is not None
+        answer = caller.post("/v1/recommend", user="u1", **body)
+        assert [stage["name"] for stage in answer["stages"]] == ["wait", "retrieve", "rank"]
+        assert [stage["items"] for stage in answer["stages"][1:]] == [12, 12]
+        cascade = Cascade(ensue.load(runs / "towers"), open_ranker(runs / "m3"), num_candidates=12)
+        (expected,) = cascade.recommend(
+            users=["u1"], k=5, context={"page": "home"}, features={"country": "fr"}
+        )
+        assert answer["items"] == expected.items
+        assert answer["scores"] == pytest.approx(expected.scores)
+        wrong = caller.ask("POST", "/v1/recommend", json={"user": "u1", "context": {"pag": 1}})
+        fault(wrong, 409, "conflict", str(runs))
+        caller.send({"user": "two stages", "item": "i1"})
+        assert "i1" not in caller.recommend(user="two stages", k=40)
+
+
 def test_an_event_is_in_the_next_answer(caller: Caller) -> None:
     user: dict[str, Any] = {"user": "reader"}
     before = caller.recommend(**user)
@@ -117,7 +139,9 @@ def test_an_event_without_an_id_gets_one(caller: Caller) -> None:
 def test_whole_numbers_are_ids(caller: Caller) -> None:
     caller.send({"user": 42, "item": 7, "id": 1}, {"user": "42", "item": "7", "id": "1"})
     assert caller.get("/v1/users/42/history")["events"] == []  # item 7 is none of the catalogue
-    assert caller.post("/v1/recommend", user=42)["unknown_items"] == ["7"]
+    for user in (42, 42.0, "42"):
+        answer = caller.post("/v1/recommend", user=user, k=3.0)
+        assert (answer["user"], answer["unknown_items"]) == ("42", ["7"])
 
 
 def test_history_tells_what_the_model_reads(caller: Caller) -> None:

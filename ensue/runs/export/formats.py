@@ -104,7 +104,7 @@ def _read_torch(path: Path) -> Compute:
 def _write_onnx(
     program: torch.export.ExportedProgram, path: Path, inputs: Sequence[str], outputs: Sequence[str]
 ) -> None:
-    table = {torch.ops.aten.repeat_interleave.Tensor: _repeat}
+    table: dict[Any, Callable[..., Any]] = {torch.ops.aten.repeat_interleave.Tensor: _repeat}
     with _quiet():
         found = torch.onnx.export(
             program,

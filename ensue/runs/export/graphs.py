@@ -89,11 +89,10 @@ class SequenceGraph(ScoreGraph):
         context = model.context
         inputs = []
         if context.event:
-            shape = (BATCH, LENGTH, len(context.event))
-            inputs.append(Signature("event_context", "float64", shape))
+            sizes = BATCH, LENGTH, len(context.event)
+            inputs.append(Signature("event_context", "float64", sizes))
         if context.request:
-            shape = (BATCH, len(context.request))
-            inputs.append(Signature("request_context", "float64", shape))
+            inputs.append(Signature("request_context", "float64", (BATCH, len(context.request))))
         super().__init__(model, *inputs, k=k)
         self.model = model
 
@@ -173,6 +172,8 @@ class TwoTowerGraph(ScoreGraph):
     of the users.
     """
 
+    item_vectors: Tensor
+    log_popularity: Tensor
     item_rows: Tensor
     user_rows: Tensor | None
 

@@ -24,7 +24,7 @@ def take_recent(items: Tensor, max_len: int | None) -> tuple[Tensor, Tensor, Ten
     if max_len is None:
         width, lengths = items.shape[1] + 1, counts
     else:
-        width = 1 if max_len == 1 else torch.sym_min(items.shape[1] + 1, max_len)
+        width = 1 if max_len == 1 else torch.sym_min(items.shape[1] + 1, max_len)  # type: ignore[no-untyped-call]
         lengths = counts.clamp(max=max_len)
     places = ranks - (counts - lengths)[:, None]
     columns = torch.arange(items.shape[1], device=items.device).expand(items.shape)

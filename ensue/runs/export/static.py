@@ -6,6 +6,7 @@ Shapes: B batch, T positions, D width, G hidden width.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class ScannedGRU(nn.Module):
         for weights in self.gru.all_weights:
 
             def step(
-                state: Tensor, given: Tensor, weights: list[Tensor] = weights
+                state: Tensor, given: Tensor, weights: Sequence[Tensor] = weights
             ) -> tuple[Tensor, Tensor]:
                 state = torch.gru_cell(given, state, *weights)
                 return state, state.clone()  # of two results, none may be the other

@@ -94,9 +94,9 @@ def export_run(
             found = write_arrays(folder, run.model)
         else:
             found = _export_model(folder, run, form, k)
-        reads_users = any(given["name"] == "users" for given in found.get("inputs", ()))
         _write_ids(folder / "items.json", run.recommender.item_ids)
-        if reads_users or any(a["name"] == "user_embedding" for a in found.get("arrays", ())):
+        given = {own["name"] for own in found.get("inputs") or found["arrays"]}
+        if given & {"users", "user_embedding"} or run.model.features.users:
             _write_ids(folder / "users.json", run.recommender.user_ids)
         if not run.model.context.is_empty:
             write_json(
@@ -163,7 +163,7 @@ def write_arrays(folder: Path, model: nn.Module) -> dict[str, Any]:
             own = [key for key in state if key.startswith(f"{name}.")]
             state = {key: value for key, value in state.items() if key not in own}
             state[name] = table.whole()
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
+    arrays: dict[str, Any] = {name: tensor.detach().cpu().numpy() for name, tensor in state.items()}
     np.savez(folder / ARRAYS, **arrays)
     described = [
         {"name": name, "dtype": str(values.dtype), "shape": list(values.shape)}

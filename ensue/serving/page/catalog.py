@@ -10,7 +10,7 @@ import polars as pl
 from markupsafe import Markup
 
 from ensue.runs.plots import has_plots
-from ensue.runs.report import stored_sections
+from ensue.runs.report import HEADLINES, stored_sections
 from ensue.serving.page.lists import Title
 from ensue.serving.served import ServedModel
 
@@ -55,6 +55,17 @@ def facts(served: ServedModel, item: str) -> list[tuple[str, str]]:
     row = served.run.item_table.row(place, named=True)
     shown = {name: value for name, value in row.items() if name not in ("raw_id", "title")}
     return [(name, _text(value)) for name, value in shown.items() if value not in (None, "", [])]
+
+
+def headline(served: ServedModel) -> str:
+    """Return the first figures of a run's evaluation as a line of text."""
+    evaluations = served.run.evaluations()
+    for split in ("test", *evaluations):
+        if split in evaluations:
+            metrics = evaluations[split].metrics
+            shown = [f"{name} {metrics[name]:.4f}" for name in HEADLINES if name in metrics]
+            return f"{', '.join(shown)} on {split}"
+    return "not evaluated yet"
 
 
 def report(served: ServedModel) -> Markup:

@@ -16,7 +16,6 @@ from ensue.serving.page.lists import Title
 from ensue.serving.served import ServedModel
 
 MAX_SHOWN = 30  # events
-START = 10  # items of a user that a composed history begins with
 
 
 class Happened(NamedTuple):

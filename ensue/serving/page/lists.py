@@ -125,10 +125,10 @@ def bars(scores: Sequence[float]) -> list[float]:
 def show_score(score: float) -> str:
     """Return a score in about four digits.
 
-    >>> show_score(0.12345), show_score(12.5), show_score(1234567.0)
-    ('0.1234', '12.50', '1,234,567')
+    >>> show_score(0.12341), show_score(12.5), show_score(658.0), show_score(1234567.0)
+    ('0.1234', '12.50', '658', '1,234,567')
     """
-    if abs(score) >= 1000:
+    if abs(score) >= 1000 or score.is_integer():
         return f"{score:,.0f}"
     return f"{score:.2f}" if abs(score) >= 10 else f"{score:.4f}"
 
@@ -137,9 +137,9 @@ def _summary(kinds: Sequence[str], num_gone: int) -> str:
     """Return a sentence on how many items did what."""
     counts = {
         "new": kinds.count("new"),
-        "moved up": kinds.count("up"),
-        "moved down": kinds.count("down"),
-        "in the same place": kinds.count("same"),
+        "up": kinds.count("up"),
+        "down": kinds.count("down"),
+        "the same": kinds.count("same"),
         "gone": num_gone,
     }
     told = [f"{count} {what}" for what, count in counts.items() if count]

@@ -16,7 +16,6 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from ensue.runs.report_style import STYLE
 from ensue.serving.errors import ConflictError, ServiceError, StoreAwayError
@@ -60,7 +59,7 @@ class Page:
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._reports: dict[str, tuple[ServedModel, Markup]] = {}
+        self._made: dict[tuple[str, str], tuple[ServedModel, str]] = {}
         folder = files("ensue.serving.page") / "static"
         style = STYLE + (folder / "page.css").read_text(encoding="utf-8")
         script = (folder / "page.js").read_text(encoding="utf-8")
@@ -98,8 +97,13 @@ class Page:
         found = []
         if asked.find:
             found = await asyncio.to_thread(shown[0].find_items, asked.find, NUM_FOUND)
+        headlines = {}
+        if not cards and not problem:
+            for model in self._service.models.values():
+                headlines[model.name] = await self._once(catalog.headline, model)
         return await self._show(
             "home.html",
+            headlines=headlines,
             asked=asked,
             timeline=timeline,
             cards=cards,
@@ -131,11 +135,15 @@ class Page:
         served = self._service.models.get(name)
         if served is None:
             return await self._show("run.html", title=name, body="", status=404)
-        # Drawings take a second: they are made once for a model as it was read.
-        if self._reports.get(name, (None,))[0] is not served:
-            self._reports[name] = served, await asyncio.to_thread(catalog.report, served)
-        body = self._reports[name][1]
+        body = await self._once(catalog.report, served)
         return await self._show("run.html", title=name, body=body, status=200)
+
+    async def _once(self, make: Callable[[ServedModel], str], served: ServedModel) -> str:
+        """Return what is made of a model as it was read: drawings take seconds."""
+        key = (make.__name__, served.name)
+        if key not in self._made or self._made[key][0] is not served:
+            self._made[key] = served, await asyncio.to_thread(make, served)
+        return self._made[key][1]
 
     async def _show(self, template: str, *, status: int, **values: Any) -> Response:
         models = list(self._service.models.values())

@@ -12,8 +12,14 @@ from ensue.errors import DataError, UsageError
 from ensue.serving.events import Event
 from ensue.serving.stores.base import TIMEOUT_S, HistoryStore, StoreUnavailable
 from ensue.serving.stores.open import open_store
-from tests.serving.servers import PASSWORD, PASSWORD_IN_URL, RedisServer, Server
-from tests.serving.stores.conftest import empty_redis, slow
+from tests.serving.servers import (
+    PASSWORD,
+    PASSWORD_IN_URL,
+    RedisServer,
+    Server,
+    empty_redis,
+    slow,
+)
 
 pytestmark = pytest.mark.slow
 SOON_S = 3 * TIMEOUT_S  # of a busy machine
