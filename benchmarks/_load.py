@@ -222,8 +222,8 @@ def saturate(
         script, lines = Path(folder) / "load.lua", Path(folder) / "bodies"
         script.write_text(WRK)
         lines.write_text("\n".join(bodies) + "\n")
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script]
-        command += [f"http://{HOST}:{port}", "--", lines]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script)]
+        command += [f"http://{HOST}:{port}", "--", str(lines)]
         told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     numbers = [float(text) for text in told.partition("found ")[2].split()]
     requests, duration, errors, *us = numbers

@@ -42,8 +42,7 @@ from benchmarks._load import (
 from benchmarks._report import to_table, write_report
 from benchmarks.caser import SHARED, prepare
 from benchmarks.indexes import make_vectors
-from ensue.models.sequential.caser import Caser
-from ensue.models.table import build_model
+from ensue.models.sequential.caser import Caser, CaserConfig
 from ensue.runs.run import Run, save_run
 from tests.helpers import make_dataset
 
@@ -209,8 +208,8 @@ def _make_million(folder: Path, path: Path) -> Run:
     rng = np.random.default_rng(0)
     histories = rng.integers(1, MILLION + 1, (USERS, HISTORY)).tolist()
     dataset = make_dataset(folder / "million-data", histories, num_items=MILLION)
-    config = Caser.Config(dim=DIM)
-    model = build_model("caser", config, num_users=USERS, num_items=MILLION)
+    config = CaserConfig(dim=DIM)
+    model = Caser(config, num_users=USERS, num_items=MILLION)
     items, users = make_vectors(MILLION, 2 * DIM, USERS)
     with torch.no_grad():
         model.output_embedding.copy_(torch.from_numpy(items))
@@ -225,7 +224,7 @@ def _make_million(folder: Path, path: Path) -> Run:
         "seed": 0,
         "metrics": {},
     }
-    path.mkdir()
+    path.mkdir(parents=True)
     return save_run(path, model, dataset, info)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, get_type_hints
 
 from fastapi import Request
@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 
-Handler = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class BodyRoute(APIRoute):
@@ -28,7 +28,7 @@ class BodyRoute(APIRoute):
         if list(inspect.signature(self.endpoint).parameters) != ["body"]:
             return usual
         model: type[BaseModel] = get_type_hints(self.endpoint)["body"]
-        endpoint: Callable[[Any], Awaitable[Response]] = self.endpoint
+        endpoint: Callable[[Any], Coroutine[Any, Any, Response]] = self.endpoint
 
         async def handle(request: Request) -> Response:
             if request.headers.get("content-type") != "application/json":
