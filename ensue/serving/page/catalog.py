@@ -57,6 +57,12 @@ def facts(served: ServedModel, item: str) -> list[tuple[str, str]]:
     return [(name, _text(value)) for name, value in shown.items() if value not in (None, "", [])]
 
 
+def kind(served: ServedModel) -> str:
+    """Return what a model is: its method, and the run that ranks what it finds, if there is one."""
+    method, ranker = str(served.run.info["model"]), served.place.ranker
+    return method if ranker is None else f"{method}, then {ranker.name}"
+
+
 def headline(served: ServedModel) -> str:
     """Return the first figures of a run's evaluation as a line of text."""
     evaluations = served.run.evaluations()

@@ -75,6 +75,7 @@ class Page:
         self._templates.globals |= {
             "item_address": item_address,
             "run_address": run_address,
+            "kind_of": catalog.kind,
             # A browser that keeps the files asks for new ones when they change.
             "version": hashlib.sha256((style + script).encode()).hexdigest()[:12],
         }
@@ -179,7 +180,7 @@ class Page:
         for model, answer, was, history in zip(
             shown, await self._ask(asked), before, read, strict=True
         ):
-            card = Card(model.name, model.run.info["model"])
+            card = Card(model.name, catalog.kind(model))
             if isinstance(answer, Answer):
                 fill_card(card, answer, title, before=was, added=asked.last_added)
                 card.gates = await asyncio.to_thread(open_gates, model, *history)
@@ -225,7 +226,7 @@ class Page:
 
     async def _neighbors(self, model: ServedModel, item: str, title: Title) -> Card:
         """Return the items most like an item, by one model."""
-        card = Card(model.name, model.run.info["model"])
+        card = Card(model.name, catalog.kind(model))
         try:
             found = await self._service.similar(item, NUM_SIMILAR, model.name)
         except ConflictError as error:
