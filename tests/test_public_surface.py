@@ -34,6 +34,7 @@ SURFACE = [
     "prepare",
     "prepare_ranking",
     "profile",
+    "serve",
     "stability",
     "tradeoff",
     "train",

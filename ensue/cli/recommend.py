@@ -109,7 +109,6 @@ def recommend(
 ) -> None:
     """Recommend items for known users or for any history, seen in training or not."""
     from ensue.cli.cascade import open_cascade
-    from ensue.cli.output import print_json, print_text
     from ensue.config import parse_settings
     from ensue.errors import UsageError
     from ensue.runs.batches import read_ids
@@ -131,7 +130,7 @@ def recommend(
         "--items": items,
     }
     cascade = open_cascade(opened, ranker, second_stage)
-    if cascade is not None and (batch is not None or follow):
+    if cascade is not None and (batch is not None or all_users or follow):
         raise UsageError("--ranker goes with --user, --history and --feature.")
     if search and index is None:
         raise UsageError("--search NAME=VALUE goes with --index.")
@@ -145,11 +144,7 @@ def recommend(
             )
         if index is not None:
             options |= {"index": index, "search": settings}
-        count = _answer_file(opened, batch, output, options, all_users=all_users)
-        if as_json:
-            print_json({"path": str(output), "requests": count})
-        else:
-            print_text(f"{count:,} answers are in {output}.")
+        _answer_file(opened, batch, output, options, all_users=all_users, as_json=as_json)
         return
     if index is not None:
         options["index"] = opened.index(index, **settings)
@@ -217,13 +212,20 @@ def _parse_pairs(assignments: list[str], flag: str) -> dict[str, str]:
 
 
 def _answer_file(
-    run: Run, requests: Path | None, out: Path, options: dict[str, Any], *, all_users: bool
-) -> int:
-    """Answer all requests of a file, or all users; return how many.
+    run: Run,
+    requests: Path | None,
+    out: Path,
+    options: dict[str, Any],
+    *,
+    all_users: bool,
+    as_json: bool,
+) -> None:
+    """Answer all requests of a file, or all users, and tell how many.
 
     Args:
         options: `index` is the name of one, `search` settings of searches with it.
     """
+    from ensue.cli.output import print_json, print_text
     from ensue.errors import UsageError
     from ensue.runs.batch_tables import SUFFIXES, recommend_table
     from ensue.runs.batches import recommend_file
@@ -241,12 +243,16 @@ def _answer_file(
     if is_table:
         if "features" in options:
             raise UsageError("--feature goes with JSON lines; Parquet takes what the run stores.")
-        return recommend_table(run, requests, out, **options)
-    if "index" in options:
-        options = options | {"index": run.index(options["index"], **options["search"])}
-        del options["search"]
-    assert requests is not None
-    return recommend_file(run, requests, out, **options)
+        count = recommend_table(run, requests, out, **options)
+    elif requests is not None:
+        if "index" in options:
+            options = options | {"index": run.index(options["index"], **options["search"])}
+            del options["search"]
+        count = recommend_file(run, requests, out, **options)
+    if as_json:
+        print_json({"path": str(out), "requests": count})
+    else:
+        print_text(f"{count:,} answers are in {out}.")
 
 
 def _follow(run: Run, user: str | None, options: dict[str, Any], as_json: bool) -> None:

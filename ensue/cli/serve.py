@@ -21,7 +21,8 @@ def serve(
         typer.Option(help="Run, of train on a log or on a table, that orders what is retrieved."),
     ] = None,
     ranker_items: Annotated[
-        Path | None, typer.Option(help="Table of items with columns that the ranker reads.")
+        Path | None,
+        typer.Option("--items", help="Table of items with columns that the ranker reads."),
     ] = None,
     index: Annotated[
         str | None,

@@ -245,14 +245,14 @@ def test_a_run_stores_what_its_context_needs_and_no_more(run: Run, dataset: Data
     info = json.loads((run.path / "run.json").read_text())
     page, hour = {"name": "page", "num_values": 3}, {"name": "hour", "num_values": None}
     assert info["context"] == {"event": [page, hour], "request": [page]}
-    assert list(read_columns(run.path / "histories.arrow")) == ["item", "page", "hour"]
+    assert list(read_columns(run.path / "histories.arrow")) == ["item", "time", "page", "hour"]
     assert [path.name for path in run.path.glob("context_*")] == ["context_page.arrow"]
 
 
 def test_a_run_without_context_stores_none(dataset: Dataset, tmp_path: Path) -> None:
     plain = train("m3", dataset, out=tmp_path / "run", dim=4, epochs=1)
     assert "context" not in json.loads((plain.path / "run.json").read_text())
-    assert list(read_columns(plain.path / "histories.arrow")) == ["item"]
+    assert list(read_columns(plain.path / "histories.arrow")) == ["item", "time"]
     assert list(plain.path.glob("context_*")) == []
 
 
