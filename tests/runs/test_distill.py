@@ -269,6 +269,7 @@ def test_a_student_that_starts_with_its_teachers_tables_begins_better(
     assert losses[1] < losses[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "family"), [("rd", "caser"), ("kd-perm", "gru4rec")])
 def test_resume_after_an_interruption(
     caser: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, family: str

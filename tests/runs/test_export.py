@@ -107,8 +107,8 @@ def test_bad_requests_are_refused(sasrec: Run, tmp_path: Path, monkeypatch: Any)
     (tmp_path / "full" / "file").write_text("mine")
     with pytest.raises(UsageError, match=r"exists and holds no export\.json"):
         sasrec.export("npz", out=tmp_path / "full", overwrite=True)
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
-    with pytest.raises(ExtraError, match=r"'onnxruntime', .* pip install 'ensue\[onnx\]'"):
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(ExtraError, match=r"'onnx', .* pip install 'ensue\[onnx\]'"):
         formats.require_onnx()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
 

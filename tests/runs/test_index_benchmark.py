@@ -21,6 +21,8 @@ from tests.helpers import make_dataset
 from tests.indexes.brute import index_of
 from tests.runs.page import Page, assert_self_contained
 
+pytestmark = pytest.mark.slow  # seconds of training and opening
+
 NUM_ITEMS = 150
 
 

@@ -14,6 +14,8 @@ from tests.contracts.planted import plant
 from tests.helpers import make_dataset
 from tests.runs.page import Page, assert_self_contained
 
+pytestmark = pytest.mark.slow  # seconds of training and opening
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:

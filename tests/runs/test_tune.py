@@ -140,6 +140,7 @@ def stop_before_moving(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(module.os, "replace", limited)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stop", "num_interrupted"),
     [(stop_training, 1), (stop_before_telling, 1), (stop_before_moving, 0)],

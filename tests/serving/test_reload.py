@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.serving.client import NUM_ITEMS, Caller, fault, serving
 
+pytestmark = pytest.mark.slow  # seconds of training and opening
+
 NEW: dict[str, Any] = {"id": "n1", "title": "A new thing", "features": {"color": "red"}}
 ALL = {"history": ["i1"], "k": 1000, "model": "towers"}
 
