@@ -72,10 +72,11 @@ def main() -> int:
         return 0
     with TemporaryDirectory() as temporary:
         folder = options.runs or Path(temporary)
+        arguments: tuple[str, ...] = ()
         if options.what == "million":
             run, arguments = million_run(folder, options.index), ("--index", options.index)
         else:
-            run, arguments = ml_1m_run(folder, options.model), ()
+            run = ml_1m_run(folder, options.model)
         requests = Requests(run)
         with serving(run.path, *arguments) as server:
             offer(server.port, requests.take(WARM_UP_S * 100), even_moments(100, WARM_UP_S))
