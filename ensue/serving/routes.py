@@ -10,6 +10,9 @@ from fastapi import Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+
+from ensue.serving.errors import BadRequestError
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -37,6 +40,8 @@ class BodyRoute(APIRoute):
                 body = model.model_validate_json(await request.body())
             except ValidationError:
                 return await usual(request)
+            except ClientDisconnect:
+                raise BadRequestError("the body ended before it was whole.") from None
             return await endpoint(body)
 
         return handle

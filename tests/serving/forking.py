@@ -69,7 +69,7 @@ class Served:
         """Whether the process is there; one that has ended and was not waited for is not."""
         try:
             return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):  # it may end while it is read
             return False
 
     def end(self, how: signal.Signals = signal.SIGKILL) -> None:
