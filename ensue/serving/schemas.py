@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -61,7 +61,6 @@ Moment = (
     ]
 )
 _MOMENT = TypeAdapter(datetime)
-ValueT = TypeVar("ValueT")
 
 
 class _Body(BaseModel):

@@ -11,10 +11,10 @@ from ensue.config import make_config
 from ensue.errors import ExtraError, UsageError
 from ensue.progress import note
 from ensue.serving.config import ServeConfig
+from ensue.serving.middleware import LOOPBACK, ApiKeys
 from ensue.serving.served import ModelPlace
 from ensue.serving.stores.open import open_store
 
-LOCAL = frozenset({"127.0.0.1", "localhost", "::1"})
 SECONDS_TO_FINISH = 10  # given to requests that are being answered when the service is to end
 
 
@@ -33,6 +33,8 @@ def model_places(
     """
     if retriever is not None and ranker is None:
         raise UsageError("a retriever hands its items to a ranker; there is none. Pass --ranker.")
+    if ranker_items is not None and ranker is None:
+        raise UsageError("a table of items is for a ranker; there is none. Pass --ranker.")
     if ranker is not None and retriever is None:
         retriever, runs = (runs[0], runs[1:]) if runs else (None, runs)
     places = [ModelPlace(_name(run), Path(run), index) for run in runs]
@@ -92,13 +94,12 @@ def serve(
         import uvicorn
 
         from ensue.serving.app import create_app
-        from ensue.serving.middleware import LOOPBACK, ApiKeys
         from ensue.serving.service import Service
     except ImportError as error:
         raise ExtraError(error.name or "uvicorn", "serve", "ensue serve") from None
     config = make_config(ServeConfig, settings)
     keys = None if api_key_file is None else ApiKeys.read(api_key_file)
-    if keys is None and host not in LOCAL:
+    if keys is None and host not in LOOPBACK:
         raise UsageError(
             f"a service that others can reach needs API keys; it is to listen at {host} and has "
             "none. Pass --api-key-file FILE, or listen at 127.0.0.1."
@@ -109,7 +110,7 @@ def serve(
     opened = open_store(store)
     listening = _listen(host, port)
     service = Service(places, opened, config)
-    app = create_app(service, keys=keys, hosts=LOOPBACK if host in LOCAL else None)
+    app = create_app(service, keys=keys, hosts=LOOPBACK if host in LOOPBACK else None)
     settings_of_server = uvicorn.Config(
         app,
         ws="none",

@@ -31,6 +31,7 @@ from ensue.serving.events import NO_CONTEXT, Event
 from ensue.serving.live import LiveHistory, live_history
 from ensue.serving.metrics import Metrics
 from ensue.serving.schemas import (
+    MICROSECONDS,
     EventsRequest,
     NewItem,
     RecommendRequest,
@@ -42,7 +43,6 @@ from ensue.serving.stores.base import HistoryStore, StoreUnavailable
 
 RETRY_SECONDS = 1  # after which a store that was away may be back
 EXPIRE_SECONDS = 3600.0
-MICROSECONDS = 1_000_000
 DAY = 86_400 * MICROSECONDS
 T = TypeVar("T")
 
@@ -281,7 +281,7 @@ class Service:
                     of_users, self.store.read(users, self.config.max_history), strict=True
                 ):
                     asks[n].events = events
-            except (StoreUnavailable, UsageError) as error:
+            except StoreUnavailable as error:
                 told = _store_away(error)
                 for n in of_users:
                     found[n] = told
