@@ -153,7 +153,6 @@ def test_overfits_a_small_log(loss: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_and_cpu_agree(dataset: Dataset, tmp_path: Path) -> None:
     """Different rounding, the same model: losses and scores stay close."""
     runs = [
