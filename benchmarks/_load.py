@@ -133,6 +133,11 @@ def post(path: str, body: str) -> bytes:
     return f"{head}Content-Length: {len(body.encode())}\r\n\r\n{body}".encode()
 
 
+def get(path: str) -> bytes:
+    """Return a request without a body as it is sent."""
+    return f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+
+
 @dataclass(eq=False)
 class _Connection:
     """A connection, and the number of the request that it waits for an answer to."""

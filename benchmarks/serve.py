@@ -1,6 +1,6 @@
 """What `ensue serve` takes, on cores that it shares with who asks.
 
-    python -m benchmarks.serve ml-1m [--model caser] [--runs FOLDER]
+    python -m benchmarks.serve ml-1m [--model caser] [--runs FOLDER] [--rounds 5]
     python -m benchmarks.serve million [--index ivf] [--runs FOLDER]
     python -m benchmarks.serve ml-1m --minutes 10      memory while requests and events come in
 
@@ -9,7 +9,9 @@ answered within 4 ms and 99 of 100 within 15 ms, without an error; 1,200 request
 saturation. million: a Caser of random vectors, a million items, histories of 30, asked through an
 index. Bar: 99 of 100 within 30 ms at 100 requests a second. `--runs` is where runs are kept, and
 taken from where they are. "at random" are moments that know nothing of each other; "events" is one
-event to nine requests. "server us" is processor time of the service for each request.
+event to nine requests; "nothing" asks for /healthz, which shows what HTTP and the machine take of
+the time. "server us" is processor time of the service for each request. Figures are medians of the
+rounds, with the least and the largest p99 behind them.
 Data: ../shared/data/ml-1m (see its README); it is not part of the project.
 """
 
@@ -32,6 +34,7 @@ import ensue
 from benchmarks._load import (
     Server,
     even_moments,
+    get,
     has_wrk,
     offer,
     post,
@@ -65,6 +68,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, help="folder of runs; a new one by default")
     parser.add_argument("--index", default="ivf", choices=("ivf", "hnsw"))
     parser.add_argument("--seconds", type=int, default=15, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, help="measure memory for so long, in their place")
     options = parser.parse_args()
     if options.what == "ml-1m" and not (SHARED / "ml-1m").is_dir() and options.runs is None:
@@ -81,8 +85,9 @@ def main() -> int:
         with serving(run.path, *arguments) as server:
             offer(server.port, requests.take(WARM_UP_S * 100), even_moments(100, WARM_UP_S))
             if options.minutes is None:
-                rows = measure(server, requests, options)
-                config: dict[str, Any] = {"seconds": options.seconds}
+                rounds = [measure(server, requests, options) for _ in range(options.rounds)]
+                rows = [middle(same) for same in zip(*rounds, strict=True)]
+                config: dict[str, Any] = {"seconds": options.seconds, "rounds": options.rounds}
             else:
                 rows = memory(server, requests, RATES[options.what], options.minutes)
                 config = {"MB a minute, second half": slope(rows)}
@@ -141,6 +146,9 @@ def measure(
         rows.append({"load": load, **figures, "server us": cpu, "bar": bar})
         print(to_table(rows[-1:]).splitlines()[-1], flush=True)
 
+    due = even_moments(rate, seconds)
+    nothing = [get("/healthz")] * len(due)
+    add(f"nothing, {rate}/s, evenly", lambda: offer(server.port, nothing, due).to_row(), "")
     ways: Sequence[tuple[str, Callable[[float, float], NDArray[np.float64]], float, str]] = (
         (f"{rate}/s, evenly", even_moments, 0.0, bar),
         (f"{rate}/s, at random", random_moments, 0.0, ""),
@@ -163,6 +171,17 @@ def measure(
             its_bar,
         )
     return rows
+
+
+def middle(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the medians of the same load's figures."""
+    first, p99 = rounds[0], [row["p99 ms"] for row in rounds]
+    row = {
+        name: value if isinstance(value, str) else float(np.median([r[name] for r in rounds]))
+        for name, value in first.items()
+    }
+    row["errors"] = sum(r["errors"] for r in rounds)
+    return {**row, "p99 of the rounds": f"{min(p99):.1f} to {max(p99):.1f}"}
 
 
 def memory(server: Server, requests: Requests, rate: int, minutes: float) -> list[dict[str, Any]]:

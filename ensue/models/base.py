@@ -53,6 +53,9 @@ class Model(nn.Module, ABC):
     def score(self, batch: HistoryBatch) -> Tensor:
         """Return scores [B, I + 1], the caller's to write to; column 0 (padding) has no meaning."""
 
+    def freeze_(self) -> None:
+        """Compute ahead what answers need of weights that no longer change: those of a service."""
+
 
 class FittedModel(Model):
     """A model computed from the histories in one go, without gradient steps.

@@ -20,7 +20,7 @@ from torch import Tensor
 # Sums may be reordered to use the vector units; NaN and infinity keep their meaning, so that a
 # training that diverges is seen to.
 _REORDER = {"reassoc", "contract", "nsz", "arcp"}
-_compile: Any = numba.njit(cache=True, fastmath=_REORDER, nogil=True)
+compiled: Any = numba.njit(cache=True, fastmath=_REORDER, nogil=True)
 
 
 def can_run(*tensors: Tensor) -> bool:
@@ -38,7 +38,7 @@ def arrays(*tensors: Tensor) -> list[Any]:
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
-@_compile
+@compiled
 def add_rows(ids, rows, table):  # type: ignore[no-untyped-def]
     """table[ids[s]] += rows[s] for ids [S], rows [S, D], table [V, D]."""
     for s in range(len(ids)):
@@ -47,7 +47,7 @@ def add_rows(ids, rows, table):  # type: ignore[no-untyped-def]
             row[d] += rows[s, d]
 
 
-@_compile
+@compiled
 def dot_rows(queries, table, ids, out):  # type: ignore[no-untyped-def]
     """out[b, c] = queries[b] . table[ids[b, c]] for queries [B, D], table [V, D], ids [B, C]."""
     for b in range(len(ids)):
@@ -59,7 +59,7 @@ def dot_rows(queries, table, ids, out):  # type: ignore[no-untyped-def]
             out[b, c] = total
 
 
-@_compile
+@compiled
 def dot_rows_backward(grad, queries, table, ids, grad_queries, grad_table):  # type: ignore[no-untyped-def]
     """Set grad_queries [B, D] and add to grad_table [V, D], given grad [B, C]."""
     for b in range(len(ids)):
@@ -72,14 +72,14 @@ def dot_rows_backward(grad, queries, table, ids, grad_queries, grad_table):  # t
                 row_grad[d] += weight * query[d]
 
 
-@_compile
+@compiled
 def keep(values, noise, threshold, scale, out):  # type: ignore[no-untyped-def]
     """out = values * scale where noise >= threshold, 0 elsewhere; all flat, noise uint8."""
     for i in range(len(values)):
         out[i] = values[i] * scale if noise[i] >= threshold else 0
 
 
-@_compile
+@compiled
 def place_filters(flat, window, dim, num_filters, placed):  # type: ignore[no-untyped-def]
     """Copy filters [sum_h H * h * D] to the first h * D rows of their columns [L * D, L * H]."""
     start = 0
@@ -91,7 +91,7 @@ def place_filters(flat, window, dim, num_filters, placed):  # type: ignore[no-un
         start += num_filters * height * dim
 
 
-@_compile
+@compiled
 def place_filters_backward(grad, window, dim, num_filters, flat):  # type: ignore[no-untyped-def]
     """Set flat to the gradient of the filters: the transpose of `place_filters`."""
     start = 0
@@ -103,7 +103,7 @@ def place_filters_backward(grad, window, dim, num_filters, flat):  # type: ignor
         start += num_filters * height * dim
 
 
-@_compile
+@compiled
 def activate(value, activation):  # type: ignore[no-untyped-def]
     """Return the value of an activation of `nn.activations`, by its position there."""
     if activation == 1:
@@ -115,7 +115,7 @@ def activate(value, activation):  # type: ignore[no-untyped-def]
     return value
 
 
-@_compile
+@compiled
 def slope(value, activation):  # type: ignore[no-untyped-def]
     """Return the derivative of an activation where it has the value `value`."""
     if activation == 1:
@@ -127,7 +127,7 @@ def slope(value, activation):  # type: ignore[no-untyped-def]
     return np.float32(1)
 
 
-@_compile
+@compiled
 def window_features(  # type: ignore[no-untyped-def]
     vectors, products, mix_weight, mix_bias, bias, noise, threshold, scale, activation, out, argmax
 ):
@@ -171,7 +171,7 @@ def window_features(  # type: ignore[no-untyped-def]
                 out[b, j] = out[b, j] * scale if noise[b, j] >= threshold else 0
 
 
-@_compile
+@compiled
 def window_features_backward(  # type: ignore[no-untyped-def]
     grad,
     out,
@@ -227,7 +227,7 @@ def window_features_backward(  # type: ignore[no-untyped-def]
             to_bias[j] += value
 
 
-@_compile
+@compiled
 def candidate_bce(  # type: ignore[no-untyped-def]
     queries, table, bias, ids, num_targets, weights, to_logits, to_queries
 ):
@@ -268,7 +268,7 @@ def candidate_bce(  # type: ignore[no-untyped-def]
     return loss
 
 
-@_compile
+@compiled
 def candidate_bce_backward(  # type: ignore[no-untyped-def]
     scale, to_logits, queries, ids, grad_table, grad_bias
 ):
@@ -286,7 +286,7 @@ def candidate_bce_backward(  # type: ignore[no-untyped-def]
                 row_grad[d] += weight * query[d]
 
 
-@_compile
+@compiled
 def bag_sum(ids, offsets, weights, table, out):  # type: ignore[no-untyped-def]
     """out[b] = sum of weights[s] * table[ids[s]] over offsets[b] <= s < offsets[b + 1]."""
     for b in range(len(out)):
@@ -298,7 +298,7 @@ def bag_sum(ids, offsets, weights, table, out):  # type: ignore[no-untyped-def]
                 own[d] += weight * row[d]
 
 
-@_compile
+@compiled
 def bag_sum_backward(grad, ids, offsets, weights, grad_table):  # type: ignore[no-untyped-def]
     """Add to grad_table [V, D] what grad [B, D] of the sums of the bags gives."""
     for b in range(len(grad)):
@@ -309,7 +309,7 @@ def bag_sum_backward(grad, ids, offsets, weights, grad_table):  # type: ignore[n
                 row[d] += weight * own[d]
 
 
-@_compile
+@compiled
 def adagrad_rows(table, grad, total, rate, eps):  # type: ignore[no-untyped-def]
     """Take a step of Adagrad in the rows of table [V, D] whose gradient is not zero."""
     for v in range(len(table)):
@@ -323,7 +323,7 @@ def adagrad_rows(table, grad, total, rate, eps):  # type: ignore[no-untyped-def]
                 row[d] -= rate * own[d] / (np.sqrt(sums[d]) + eps)
 
 
-@_compile
+@compiled
 def field_sums(vectors, sums, squares):  # type: ignore[no-untyped-def]
     """Fill sums and squares [B, D]: over the fields of vectors [B, F, D], and of their squares."""
     for b in range(len(vectors)):
@@ -337,7 +337,7 @@ def field_sums(vectors, sums, squares):  # type: ignore[no-untyped-def]
                 own_squares[d] += vector[d] * vector[d]
 
 
-@_compile
+@compiled
 def field_sums_backward(to_sums, to_squares, vectors, grad):  # type: ignore[no-untyped-def]
     """Set grad [B, F, D] to the gradient of the vectors of `field_sums`."""
     two = vectors.dtype.type(2)

@@ -141,3 +141,35 @@ def keep_best(found: Any, values: Any, ids: Any, scores: Any) -> None:
         if -tied[place] <= last:
             ids[n], scores[n] = -tied[place], threshold
             n += 1
+
+
+@njit(cache=True, nogil=True)
+def best_of_row(scores: Any, is_hidden: Any, excluded: Any, ids: Any, values: Any) -> int:
+    """Write columns and values of the largest scores [N] to ids and values [k]; return how many.
+
+    Best first, ties by ascending column. What is hidden [N], excluded [m] or -inf is left out; a
+    column excluded has -inf after that. Returns -1 if a score in the first place is not finite.
+
+    >>> scores, hidden = np.array([0.0, 1.0, 3.0, 3.0]), np.array([True, False, False, False])
+    >>> ids, values = np.zeros(2, np.int64), np.zeros(2)
+    >>> best_of_row(scores, hidden, np.array([2]), ids, values), ids.tolist()
+    (2, [3, 1])
+    """
+    k, count = len(ids), 0
+    for score in scores:
+        if not np.isfinite(score):
+            return -1
+    for column in excluded:
+        scores[column] = -np.inf
+    for column in range(len(scores)):
+        score = scores[column]
+        is_worse = count == k and score <= values[k - 1]
+        if is_worse or score == -np.inf or is_hidden[column]:
+            continue
+        place = min(count, k - 1)
+        while place > 0 and values[place - 1] < score:
+            ids[place], values[place] = ids[place - 1], values[place - 1]
+            place -= 1
+        ids[place], values[place] = column, score
+        count = min(count + 1, k)
+    return count

@@ -26,7 +26,7 @@ from ensue.data.readers import open_tables
 from ensue.errors import RunError, UsageError, did_you_mean
 from ensue.runs.candidate_scores import RankRequest, Scored
 from ensue.runs.ranker import PREDICT_ROWS, RankingRun
-from ensue.runs.recommend import NOT_FINITE
+from ensue.runs.requests import NOT_FINITE
 
 READ_ROWS = 1 << 16  # of a table, at a time
 

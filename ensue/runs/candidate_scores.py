@@ -19,7 +19,8 @@ from ensue.errors import RunError
 from ensue.indexes.vectors import ProductModel
 from ensue.nn.embedding import dot_rows
 from ensue.runs.features import encode_features, feature_names
-from ensue.runs.recommend import BLOCK_BYTES, MAX_REQUESTS, NOT_FINITE
+from ensue.runs.recommend import BLOCK_BYTES, MAX_REQUESTS
+from ensue.runs.requests import NOT_FINITE
 from ensue.runs.run import Run
 
 

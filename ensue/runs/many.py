@@ -18,7 +18,8 @@ from ensue.data.histories import Histories, HistoryBatch
 from ensue.errors import RunError, UsageError
 from ensue.indexes.base import Index
 from ensue.indexes.vectors import model_queries
-from ensue.runs.recommend import BLOCK_BYTES, MAX_REQUESTS, NOT_FINITE, Recommender
+from ensue.runs.recommend import BLOCK_BYTES, MAX_REQUESTS, Recommender
+from ensue.runs.requests import NOT_FINITE, finite
 from ensue.runs.retrieve import retrieve
 from ensue.runs.top_items import top_items
 
@@ -104,7 +105,7 @@ class ManyRecommender:
 
     def _best(self, requests: ManyRequests) -> tuple[Tensor, Tensor]:
         """Return ids and scores [B, k] of the best items for one block of requests."""
-        scores = self._recommender._score(self._batch(requests))
+        scores = finite(self._recommender._score(self._batch(requests)))
         scores.index_fill_(1, self._hidden_columns, -torch.inf)
         if self.exclude_seen:
             items, offsets = self._seen(requests)

@@ -13,10 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ensue.errors import RunError
 from ensue.runs.retrieve import Best
 from ensue.runs.top_items import top_items
 
 NO_ITEMS: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+NOT_FINITE = (
+    "scores must be finite; the model gave NaN or infinity. Train it again, with a lower learning "
+    "rate if its loss grew."
+)
 
 
 @dataclass(frozen=True)
@@ -92,17 +97,60 @@ def best_items(
     Args:
         scores: [B, I + 1], which is written to.
         hidden: [I + 1], items that no request may get, item 0 among them.
+
+    Raises:
+        RunError: a score is not finite.
     """
-    table = scores.numpy()  # for a few rows torch would take longer to find its kernels
+    table = finite(scores).numpy()  # for a few rows torch would take longer to find its kernels
     table[:, np.flatnonzero(hidden)] = -np.inf
     for row, request in zip(table, requests, strict=True):
         if request.allowed is not None:
-            is_left_out = np.ones(len(row), dtype=np.bool_)
-            is_left_out[request.allowed] = False
-            row[is_left_out] = -np.inf
+            row[_not_allowed(request, len(row))] = -np.inf
         row[request.excluded] = -np.inf
     items, values = top_items(scores, max((r.k for r in requests), default=1))
     counts = (items > 0).sum(dim=1).tolist()
     kept = [min(count, request.k) for count, request in zip(counts, requests, strict=True)]
     ids, best = items.numpy(), values.numpy()
     return [(ids[row, :count], best[row, :count]) for row, count in enumerate(kept)]
+
+
+def compiled_best_items(
+    scores: Tensor, requests: Sequence[Request], hidden: NDArray[np.bool_]
+) -> list[Best]:
+    """Return what `best_items` does by one loop over each row; its first call loads numba."""
+    from ensue.nn.selection import best_of_row
+
+    table, found = scores.numpy(), list[Best]()
+    table[:, 0] = 0
+    for row, request in zip(table, requests, strict=True):
+        is_hidden = hidden
+        if request.allowed is not None:
+            is_hidden = hidden | _not_allowed(request, len(row))
+        size = min(request.k, len(row))
+        ids, values = np.empty(size, dtype=np.int64), np.empty(size, dtype=np.float32)
+        count = best_of_row(row, is_hidden, request.excluded, ids, values)
+        if count < 0:
+            raise RunError(NOT_FINITE)
+        found.append((ids[:count], values[:count]))
+    return found
+
+
+def _not_allowed(request: Request, width: int) -> NDArray[np.bool_]:
+    """Return which items [I + 1] are not among those that a request allows."""
+    is_left_out = np.ones(width, dtype=np.bool_)
+    is_left_out[request.allowed] = False
+    return is_left_out
+
+
+def finite(scores: Tensor) -> Tensor:
+    """Return scores [B, I + 1] after checking that all are finite; column 0 becomes 0.
+
+    Raises:
+        RunError: one is not.
+    """
+    table = scores.numpy()
+    table[:, 0] = 0
+    # A sum that is finite shows that all are; one that is not may be too large a sum.
+    if not np.isfinite(table.sum()) and not np.isfinite(table).all():
+        raise RunError(NOT_FINITE)
+    return scores

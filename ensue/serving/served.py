@@ -23,7 +23,6 @@ from ensue.indexes.base import Index
 from ensue.indexes.store import read_stored
 from ensue.indexes.table import get_kind
 from ensue.models.retrieval.two_tower import TwoTower
-from ensue.nn.convolutions import WindowConvolutions
 from ensue.runs.candidate_scores import RankRequest
 from ensue.runs.cascade import Cascade, open_ranker
 from ensue.runs.features import FILES
@@ -100,9 +99,7 @@ class ServedModel:
                 num_candidates=config.candidates,
                 items=place.ranker_items,
             )
-        for module in self.run.model.modules():
-            if isinstance(module, WindowConvolutions):
-                module.freeze_()
+        self.run.recommender.freeze_()
         self._warm_up()
 
     @property

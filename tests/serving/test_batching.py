@@ -142,3 +142,63 @@ def test_a_loop_that_has_ended_ends_nothing_else(batcher, work):
     asyncio.run(leave())
     work.may_end.set()
     assert asyncio.run(batcher.ask(2)) == 4
+
+
+def thread_of_work(may_use_loop: bool, seconds: float) -> tuple[list[bool], list[int]]:
+    """Return of three asks, one after the other, whether the event loop's thread did the work."""
+    in_loop, here, now = list[bool](), threading.current_thread(), 0.0
+
+    def work(asks: Sequence[int]) -> list[int | Exception]:
+        nonlocal now
+        in_loop.append(threading.current_thread() is here)
+        now += seconds
+        return [2 * ask for ask in asks]
+
+    batcher: Batcher[int, int] = Batcher(
+        work,
+        name="test",
+        max_batch=4,
+        max_waiting=8,
+        may_use_loop=may_use_loop,
+        clock=lambda: now,
+    )
+
+    async def ask() -> list[int]:
+        return [await batcher.ask(n) for n in range(3)]
+
+    answers = asyncio.run(ask())
+    batcher.close()
+    return in_loop, answers
+
+
+def test_work_that_was_quick_is_done_in_the_event_loop():
+    assert thread_of_work(True, 0) == ([False, True, True], [0, 2, 4])
+
+
+def test_work_that_was_slow_and_work_that_may_wait_are_done_in_the_thread():
+    assert thread_of_work(True, 0.01) == ([False] * 3, [0, 2, 4])
+    assert thread_of_work(False, 0) == ([False] * 3, [0, 2, 4])
+
+
+def test_what_arrives_in_the_same_round_is_one_batch_of_the_event_loop():
+    batches: list[list[int]] = []
+
+    def work(asks: Sequence[int]) -> list[int | Exception]:
+        batches.append(list(asks))
+        return [ValueError("odd") if ask % 2 else ask for ask in asks]
+
+    batcher: Batcher[int, int] = Batcher(
+        work, name="test", max_batch=4, max_waiting=20, may_use_loop=True, clock=lambda: 0.0
+    )
+
+    async def ask() -> list[int | BaseException]:
+        await batcher.ask(0)
+        asks = [batcher.ask(n) for n in range(3)]
+        return await asyncio.gather(*asks, return_exceptions=True)
+
+    answers = asyncio.run(ask())
+    batcher.close()
+    assert batches == [[0], [0, 1, 2]]
+    assert answers[0] == 0
+    assert str(answers[1]) == "odd"
+    assert answers[2] == 2

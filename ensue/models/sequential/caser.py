@@ -19,11 +19,14 @@ from torch import Tensor, nn
 
 from ensue.data.histories import HistoryBatch
 from ensue.models.base import ItemsConfig, Model
+from ensue.models.sequential.caser_queries import CaserQueries
 from ensue.nn.activations import ACTIVATIONS, Activation
 from ensue.nn.convolutions import WindowConvolutions
 from ensue.nn.dropout import Dropout
 from ensue.nn.embedding import dot_rows, gather_rows
 from ensue.nn.growing_items import GrowingItems, all_rows
+
+FEW = 16  # histories, that one compiled loop reads sooner than tensor operations do
 
 
 class CaserConfig(ItemsConfig):
@@ -59,6 +62,7 @@ class Caser(Model):
         super().__init__(config, num_users=num_users, num_items=num_items)
         dim = config.dim
         self.max_len = config.window
+        self._frozen: CaserQueries | None = None
         self.user_embedding: Any = nn.Parameter(torch.randn(num_users, dim) / dim)
         self.item_embedding: Any
         self.output_embedding: Any
@@ -100,11 +104,17 @@ class Caser(Model):
 
     def score(self, batch: HistoryBatch) -> Tensor:
         """Return scores [B, I + 1]; column 0 (padding) has no meaning."""
-        return self.match(self.queries(batch)[0])
+        return self.match(self._queries(batch))
 
     def queries(self, batch: HistoryBatch) -> tuple[Tensor, Tensor]:
         """Return the query of each history [B, 2 D], and lengths [B]."""
-        return self(batch.users, batch.padded(self.config.window)), batch.offsets.diff()
+        return self._queries(batch), batch.offsets.diff()
+
+    def freeze_(self) -> None:
+        """Place the filters, and have queries for a few histories from one compiled loop."""
+        with torch.no_grad():
+            self.convolutions.freeze_()
+            self._frozen = CaserQueries(self) if CaserQueries.can_take(self) else None
 
     def item_table(self) -> tuple[Tensor, Tensor]:
         """Return what queries are matched with: vectors [I + 1, 2 D] and biases [I + 1]."""
@@ -114,6 +124,12 @@ class Caser(Model):
         """Return the scores [B, I + 1] of all items for queries [B, 2 D]; fills `out`, if given."""
         table, bias = self.item_table()
         return torch.addmm(bias, queries, table.T, out=out)
+
+    def _queries(self, batch: HistoryBatch) -> Tensor:
+        if self._frozen is not None and len(batch) <= FEW:
+            return self._frozen(batch)
+        queries: Tensor = self(batch.users, batch.padded(self.config.window))
+        return queries
 
     def sequence_vector(self, windows: Tensor) -> Tensor:
         """Return z of Eq. 10 [B, D]; zero when neither convolution is used."""

@@ -122,6 +122,7 @@ class RedisStore:
     """
 
     kind = "redis"
+    is_here = False
 
     def __init__(self, url: str) -> None:
         redis = import_redis()

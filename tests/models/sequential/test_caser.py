@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from ensue.data.histories import HistoryBatch
 from ensue.losses.candidates import candidate_bce
 from ensue.losses.pointwise import negative_loss, positive_loss
 from ensue.models.sequential.caser import Caser, CaserConfig
@@ -279,3 +281,39 @@ def test_one_filter_and_no_hidden_layer_is_fossil() -> None:
     items = model.item_embedding[torch.tensor([4, 1, 6])]
     query = model(torch.tensor([2]), torch.tensor([[4, 1, 6]]))
     torch.testing.assert_close(query[0, :4], weight @ items)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"conv_activation": "tanh", "hidden_activation": "sigmoid"},
+        {"window": 1, "num_horizontal": 3},
+        {"window": 7, "num_vertical": 1, "conv_activation": "identity"},
+        {"parts": "ph"},
+        {"parts": "p"},
+    ],
+)
+def test_frozen_gives_the_same_scores(settings):
+    """One by one, by the compiled loop where it has all parts, and many at a time."""
+    torch.manual_seed(0)
+    model = Caser(CaserConfig(dim=6, **settings), num_users=5, num_items=9).eval()
+    rng = np.random.default_rng(0)
+    histories = [rng.integers(1, 10, n).tolist() for n in (*range(9), 3, 4, 5, 6, 7, 8, 9, 10, 2)]
+    users = [n % 6 for n in range(len(histories))]
+    batch = HistoryBatch.from_lists(histories, users=users)
+    with torch.no_grad():
+        expected = model.score(batch)
+        model.freeze_()
+        torch.testing.assert_close(model.score(batch), expected, atol=1e-6, rtol=1e-5)
+        for row, (user, history) in enumerate(zip(users, histories, strict=True)):
+            alone = model.score(HistoryBatch.from_lists([history], users=[user]))
+            torch.testing.assert_close(alone[0], expected[row], atol=1e-6, rtol=1e-5)
+
+
+def test_frozen_in_another_precision_gives_the_same_scores():
+    model = Caser(CaserConfig(dim=6), num_users=5, num_items=9).double().eval()
+    batch = HistoryBatch.from_lists([[1, 2, 3]], users=[2])
+    with torch.no_grad():
+        expected = model.score(batch)
+        model.freeze_()
+        torch.testing.assert_close(model.score(batch), expected)
