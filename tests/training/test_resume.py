@@ -103,6 +103,8 @@ def test_resume_inside_an_epoch(
         ("gru4rec", {"batch_size": 4, "crop": "random", "max_len": 8}),
         ("m3", {"batch_size": 4, "crop": "random", "max_len": 8}),
         ("caser", {"optimizer": "clippy", "learning_rate": 0.1}),
+        ("cml", {}),
+        ("mult_vae", {"batch_size": 4, "hidden": [8], "anneal_steps": 20}),
     ],
 )
 def test_other_settings_resume_inside_an_epoch(

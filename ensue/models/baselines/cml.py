@@ -51,6 +51,8 @@ class CML(Model):
         scale = config.dim**-0.5
         self.user_embedding = nn.Parameter(torch.randn(num_users, config.dim) * scale)
         self.item_embedding = nn.Parameter(torch.randn(num_items + 1, config.dim) * scale)
+        # The table, its biases and the mean user, of weights that no longer change.
+        self._frozen: tuple[Tensor, Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def clip_(self) -> None:
@@ -79,20 +81,32 @@ class CML(Model):
         With the place p of a user a query is (2 p, -|p|^2): its product with (q, 1), and the bias
         -|q|^2, are minus the squared distance of q.
         """
-        users, items = self._clipped(self.user_embedding), self._clipped(self.item_embedding)
-        is_real = (batch.items > 0).to(items.dtype)
-        sums = bag_sum(items, batch.items, batch.offsets, is_real)
-        counts = bag_sum(torch.ones_like(items[:, :1]), batch.items, batch.offsets, is_real)
-        of_items = torch.where(counts > 0, sums / counts.clamp(min=1), users.mean(dim=0))
-        of_users = users[(batch.users - 1).clamp(min=0)]
+        table, _ = self.item_table()
+        sums = bag_sum(table, batch.items, batch.offsets, (batch.items > 0).to(table.dtype))
+        counts = sums[:, -1:]  # of the ones behind the vectors
+        of_items = torch.where(counts > 0, sums[:, :-1] / counts.clamp(min=1), self._mean_user())
+        of_users = self._clipped(self.user_embedding[(batch.users - 1).clamp(min=0)])
         places = torch.where((batch.users > 0)[:, None], of_users, of_items)
         squares = places.square().sum(dim=1, keepdim=True)
         return torch.cat([2 * places, -squares], dim=1), batch.offsets.diff()
 
     def item_table(self) -> tuple[Tensor, Tensor]:
         """Return what queries are matched with: vectors [I + 1, D + 1] and biases [I + 1]."""
+        if self._frozen is not None:
+            return self._frozen[:2]
         items = self._clipped(self.item_embedding)
         return torch.cat([items, torch.ones_like(items[:, :1])], dim=1), -items.square().sum(dim=1)
+
+    @torch.no_grad()
+    def freeze_(self) -> None:
+        """Compute once what all answers read."""
+        self._frozen = None
+        self._frozen = (*self.item_table(), self._mean_user())
+
+    def _mean_user(self) -> Tensor:
+        if self._frozen is not None:
+            return self._frozen[2]
+        return self._clipped(self.user_embedding).mean(dim=0)
 
     def _clipped(self, table: Tensor) -> Tensor:
         """Return the rows of a table, those outside the ball moved to its surface."""

@@ -72,6 +72,7 @@ class NeuMF(Model):
         layers = [rectified_layer(one, other) for one, other in pairwise(widths)]
         self.first, *others = *layers, linear_layer(widths[-1], 1)
         self.others = nn.ModuleList(others)
+        self._frozen: tuple[Tensor, Tensor, Tensor] | None = None
 
     def logits(self, users: Tensor, candidates: Tensor) -> Tensor:
         """Return logits [B, C] of candidate ids [B, C] for known users [B]."""
@@ -83,19 +84,25 @@ class NeuMF(Model):
 
     def score(self, batch: HistoryBatch) -> Tensor:
         """Return logits [B, I + 1]; column 0 (padding) has no meaning."""
+        of_items, mean, length = self._shared()
         is_known = (batch.users > 0)[:, None]
         rows = (batch.users - 1).clamp(min=0)
-        vectors = torch.where(is_known, self.user_embedding[rows], self._fold_in(batch))
+        unknown = F.normalize(self._direction(batch), dim=1) * length
+        vectors = torch.where(is_known, self.user_embedding[rows], unknown)
         scores = (vectors * self.product_weights) @ self.item_embedding.T
-        mean = self.mlp_user_embedding.mean(dim=0)
-        vectors = torch.where(is_known, self.mlp_user_embedding[rows], mean)
-        of_users, of_items = self._of_users(vectors), self._of_items(self.mlp_item_embedding)
+        of_users = self._of_users(torch.where(is_known, self.mlp_user_embedding[rows], mean))
         widest = max([1, *self.config.hidden])
         size = max(1, BLOCK_CELLS // (max(1, len(batch)) * widest))
         for first in range(0, len(of_items), size):
             block = of_users[:, None] + of_items[first : first + size]
             scores[:, first : first + size] += self._behind(block)
         return scores
+
+    @torch.no_grad()
+    def freeze_(self) -> None:
+        """Compute once what all answers read."""
+        self._frozen = None
+        self._frozen = self._shared()
 
     def _of_users(self, vectors: Tensor) -> Tensor:
         """Return what vectors of users [B, M] add to the first layer [B, H]."""
@@ -111,9 +118,19 @@ class NeuMF(Model):
             x = layer(x.relu())
         return x.squeeze(-1)
 
-    def _fold_in(self, batch: HistoryBatch) -> Tensor:
-        """Return a vector of GMF [B, D] made from the items of each history; 0 for an empty one."""
+    def _direction(self, batch: HistoryBatch) -> Tensor:
+        """Return w * (the sum of the vectors of a history) [B, D]; 0 for an empty one."""
         weights = (batch.items > 0).to(self.item_embedding.dtype)
         sums = bag_sum(self.item_embedding, batch.items, batch.offsets, weights)
+        return sums * self.product_weights
+
+    def _shared(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what all answers read.
+
+        What items add to the first layer [I + 1, H], the mean p' [M], and the mean length of p.
+        """
+        if self._frozen is not None:
+            return self._frozen
+        of_items = self._of_items(self.mlp_item_embedding)
         length = self.user_embedding.norm(dim=1).mean()
-        return F.normalize(sums * self.product_weights, dim=1) * length
+        return of_items, self.mlp_user_embedding.mean(dim=0), length

@@ -229,6 +229,6 @@ def make_graph(model: Model, *, name: str, k: int | None) -> ScoreGraph:
         if isinstance(copied, TwoTower):
             return TwoTowerGraph(copied, k=k).eval()
     raise UsageError(
-        "a graph is made of models that are trained in steps (caser, sasrec, gru4rec, m3, bpr, "
-        f"two_tower, deep_retrieval); {name} is counts and sums over them. Use format npz."
+        "a graph is made of caser, sasrec, gru4rec, m3, bpr, two_tower and deep_retrieval; "
+        f"{name} has none. Use format npz."
     )

@@ -44,6 +44,8 @@ def test_scores_are_minus_squared_distances(is_clipped: bool) -> None:
     table, bias = model.item_table()
     torch.testing.assert_close(queries @ table[1:].T + bias[1:], scores)
     assert lengths.tolist() == [1, 0, 1, 3, 0]
+    model.freeze_()
+    assert torch.equal(model.score(batch)[:, 1:], scores)
 
 
 def test_clipping_moves_what_lies_outside_and_changes_no_score() -> None:

@@ -59,6 +59,8 @@ def test_scores_of_users_never_seen() -> None:
     model = make([5])
     scores = model.score(HistoryBatch.from_lists([[5, 0, 2], []]))
     direction = model.product_weights * (model.item_embedding[5] + model.item_embedding[2])
+    model.freeze_()
+    assert torch.equal(model.score(HistoryBatch.from_lists([[5, 0, 2], []])), scores)
     length = sum(row.norm() for row in model.user_embedding) / 3
     mean = sum(model.mlp_user_embedding) / 3
     for row, user in enumerate([direction / direction.norm() * length, 0 * direction]):
