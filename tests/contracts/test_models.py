@@ -96,20 +96,20 @@ def neumf(data: Histories, num_users: int, num_items: int) -> Model:
     torch.manual_seed(0)
     config = NeuMFConfig(dim=16, mlp_dim=16, hidden=[16, 8])
     model = NeuMF(config, num_users=num_users, num_items=num_items)
-    return trained(model, data, epochs=6, batch_size=256, learning_rate=0.03, weight_decay=1e-4)
+    return trained(model, data, epochs=4, batch_size=256, learning_rate=0.04, weight_decay=1e-4)
 
 
 def cml(data: Histories, num_users: int, num_items: int) -> Model:
     torch.manual_seed(0)
     model = CML(CMLConfig(dim=16, num_negatives=10), num_users=num_users, num_items=num_items)
-    return trained(model, data, epochs=6, batch_size=256, learning_rate=0.02)
+    return trained(model, data, epochs=4, batch_size=256, learning_rate=0.02)
 
 
 def mult_vae(data: Histories, num_users: int, num_items: int) -> Model:
     torch.manual_seed(0)
     config = MultVAEConfig(dim=16, hidden=[32])
     model = MultVAE(config, num_users=num_users, num_items=num_items)
-    return trained(model, data, epochs=12, batch_size=64, learning_rate=0.02, weight_decay=0.0)
+    return trained(model, data, epochs=8, batch_size=64, learning_rate=0.03, weight_decay=0.0)
 
 
 def caser(data: Histories, num_users: int, num_items: int) -> Model:
