@@ -38,8 +38,8 @@ def whiten(vectors: Tensor, ridge: float) -> Whitened:
     """Return the vectors [N, D] where V'V + ridge * identity is the identity."""
     dim = vectors.shape[1]
     gram = torch.eye(dim, dtype=torch.float64, device=vectors.device) * ridge
-    for block in vectors.split(_GRAM_ROWS):
-        wide = block.double()
+    for first in range(0, len(vectors), _GRAM_ROWS):
+        wide = vectors[first : first + _GRAM_ROWS].double()
         gram.addmm_(wide.T, wide)
     lower = torch.linalg.cholesky(gram)
     identity = torch.eye(dim, dtype=torch.float64, device=vectors.device)
