@@ -33,9 +33,9 @@ _INITIAL_DEVIATION = 0.1
 class WRMFConfig(Config):
     """weight: of a click; what was not clicked has 1. seed: of the first vectors of items."""
 
-    dim: int = Field(default=128, ge=1)
-    weight: float = Field(default=20.0, ge=1.0)
-    ridge: float = Field(default=0.05, gt=0.0)
+    dim: int = Field(default=64, ge=1)
+    weight: float = Field(default=5.0, ge=1.0)
+    ridge: float = Field(default=30.0, gt=0.0)
     sweeps: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0)
 
