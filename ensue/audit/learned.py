@@ -101,7 +101,7 @@ class LearnedAttack:
 
         Raises:
             UsageError: targets that are no distinct columns, no fake user, no user to copy, or a
-                surrogate whose training diverged.
+                surrogate whose training or gradient diverged.
         """
         config = self._config
         _check(real, targets, num_fakes)
@@ -122,10 +122,11 @@ class LearnedAttack:
         for iteration in range(config.iterations + 1):
             started = time.perf_counter()
             loss, gradient, hit_rate, mean_rank = surrogate.reply(fakes)
-            if not np.isfinite(loss):
+            if not np.isfinite(loss) or not np.isfinite(gradient).all():
                 raise UsageError(
-                    f"The surrogate {surrogate.name} must end at finite numbers; its loss is "
-                    f"{loss} in iteration {iteration}. Lower its lr."
+                    f"The surrogate {surrogate.name} must give finite numbers; its loss is {loss} "
+                    f"in iteration {iteration}, with a gradient up to {np.abs(gradient).max()}. "
+                    "Lower its lr, or track fewer steps."
                 )
             after = update.step(fakes, gradient)
             seconds = time.perf_counter() - started
