@@ -19,6 +19,7 @@ import gzip
 import statistics
 import sys
 import time
+from collections.abc import Mapping
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ def measure_dense(threads: int) -> dict[str, float]:
         peaks[steps] = peak_memory_bytes(torch.device("cpu"))
     num_steps = CONFIG.epochs * len(batches)
 
-    def all_steps(values: dict[int, float]) -> float:
+    def all_steps(values: Mapping[int, float]) -> float:
         slope = (values[MORE] - values[FEW]) / (MORE - FEW)
         return values[FEW] + (num_steps - FEW) * slope
 
@@ -203,7 +204,7 @@ def make_start(num_users: int) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
         for size in (num_users, NUM_ITEMS)
     )
     order = torch.randperm(num_users, generator=generator)
-    return (users, items), list(order.split(CONFIG.batch_users))
+    return (users, items), list(torch.split(order, CONFIG.batch_users))
 
 
 def compile_kernels() -> None:

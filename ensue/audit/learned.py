@@ -70,15 +70,15 @@ class OuterConfig(Config):
     users are the best by, the surrogate's hit rate (then its loss), or its loss.
     """
 
-    iterations: int = Field(30, ge=0)
-    lr: float = Field(1.0, gt=0)
-    momentum: float = Field(0.95, ge=0, lt=1)
-    threshold: float = Field(0.05, gt=0, lt=1)
+    iterations: int = Field(default=30, ge=0)
+    lr: float = Field(default=1.0, gt=0)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    threshold: float = Field(default=0.05, gt=0, lt=1)
     click_targets: bool = False
     normalize: bool = True
-    limit: float | None = Field(None, gt=0)
+    limit: float | None = Field(default=None, gt=0)
     start: Literal["random", "first"] = "random"
-    max_start_clicks: int = Field(100, ge=1)
+    max_start_clicks: int = Field(default=100, ge=1)
     select: Literal["hit_rate", "loss"] = "hit_rate"
 
 

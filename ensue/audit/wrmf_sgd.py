@@ -39,16 +39,16 @@ class WrmfSgdConfig(Config):
     tracked_epochs: the last ones the gradient goes through; None is all. k: of the hit rate.
     """
 
-    dim: int = Field(128, ge=1)
-    epochs: int = Field(50, ge=1)
-    batch_users: int = Field(2048, ge=1)
-    lr: float = Field(1e-2, gt=0)
-    weight_decay: float = Field(1e-5, ge=0)
-    weight: float = Field(20.0, ge=1)
-    init_std: float = Field(0.1, gt=0)
+    dim: int = Field(default=128, ge=1)
+    epochs: int = Field(default=50, ge=1)
+    batch_users: int = Field(default=2048, ge=1)
+    lr: float = Field(default=1e-2, gt=0)
+    weight_decay: float = Field(default=1e-5, ge=0)
+    weight: float = Field(default=20.0, ge=1)
+    init_std: float = Field(default=0.1, gt=0)
     weights: Weights = "constant"
-    tracked_epochs: int | None = Field(None, ge=1)
-    k: int = Field(50, ge=1)
+    tracked_epochs: int | None = Field(default=None, ge=1)
+    k: int = Field(default=50, ge=1)
 
 
 class WrmfProblem:
@@ -207,5 +207,5 @@ def _shuffled(
     batches: list[NDArray[np.int64]] = []
     for _ in range(config.epochs):
         order = torch.randperm(num_users, generator=generator)
-        batches += [rows.numpy() for rows in order.split(config.batch_users)]
+        batches += [rows.numpy() for rows in torch.split(order, config.batch_users)]
     return batches
