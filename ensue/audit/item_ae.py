@@ -53,16 +53,16 @@ class ItemAeConfig(Config):
     proportion. k: of the hit rate.
     """
 
-    hidden: tuple[int, ...] = Field((256, 128), min_length=1)
+    hidden: tuple[int, ...] = Field(default=(256, 128), min_length=1)
     activation: Literal["tanh", "selu"] = "tanh"
-    epochs: int = Field(50, ge=1)
-    batch_items: int = Field(2048, ge=1)
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-6, ge=0)
-    weight: float = Field(20.0, ge=1)
+    epochs: int = Field(default=50, ge=1)
+    batch_items: int = Field(default=2048, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-6, ge=0)
+    weight: float = Field(default=20.0, ge=1)
     weights: Weights = "constant"
-    tracked_epochs: int | None = Field(5, ge=0)
-    k: int = Field(50, ge=1)
+    tracked_epochs: int | None = Field(default=5, ge=0)
+    k: int = Field(default=50, ge=1)
 
 
 class _Activation(NamedTuple):
