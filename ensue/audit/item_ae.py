@@ -205,7 +205,7 @@ class ItemAeProblem:
 
     def _blocks(self) -> Sequence[Tensor]:
         """Return all items, as many at a time as in a step."""
-        return _parts(torch.arange(self._real.num_items), self._config.batch_items)
+        return torch.split(torch.arange(self._real.num_items), self._config.batch_items)
 
     def _batch(self, items: Tensor) -> _Batch:
         positions, _ = take_rows(self._offsets, items)
@@ -286,7 +286,7 @@ class ItemAe:
         batches: list[Tensor] = []
         for _ in range(config.epochs):
             order = torch.randperm(real.num_items, generator=generator)
-            batches += _parts(order, config.batch_items)
+            batches += torch.split(order, config.batch_items)
         self._problem = ItemAeProblem(real, batches, start, config=config)
         steps = len(batches) // config.epochs
         tracked = None if config.tracked_epochs is None else config.tracked_epochs * steps
@@ -327,11 +327,6 @@ def initial_parameters(
 def _spread(uniform: Tensor, inputs: int) -> Tensor:
     """Return numbers from 0 to 1 as numbers from -1 / sqrt(inputs) to 1 / sqrt(inputs)."""
     return (2 * uniform - 1) / inputs**0.5
-
-
-def _parts(order: Tensor, size: int) -> list[Tensor]:
-    """Return consecutive parts of `size`, the last one shorter."""
-    return [order[first : first + size] for first in range(0, len(order), size)]
 
 
 def _layers(parameters: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
