@@ -58,13 +58,14 @@ def measure(name: str, epochs: int, threads: int) -> dict[str, Any]:
     if name == "item-ae, a step":
         seconds, dense = time_steps(real)
     else:
-        make = {
+        makers: dict[str, Callable[..., Surrogate]] = {
             "wrmf-als": partial(WrmfAls, config=WrmfAlsConfig()),
             "item-ae": partial(ItemAe, config=ItemAeConfig(epochs=epochs)),
             "item-ae-partial": partial(
                 ItemAe, config=ItemAeConfig(epochs=epochs, tracked_epochs=0)
             ),
-        }[name]
+        }
+        make = makers[name]
         few = Clicks.from_rows([np.arange(3)] * 4, 6)
         make(few, np.array([5]), seed=0, num_fakes=1).reply(np.zeros((1, 6), np.bool_))
         seconds = time_reply(make(real, TARGETS, seed=0, num_fakes=NUM_FAKES), real)
