@@ -18,6 +18,7 @@ from ensue.models.baselines.markov import Markov
 from ensue.models.baselines.mult_vae import MultVAE
 from ensue.models.baselines.neumf import NeuMF
 from ensue.models.baselines.popularity import Popularity
+from ensue.models.baselines.wrmf import WRMF
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.sequential.caser import Caser
@@ -249,6 +250,16 @@ METHODS: dict[str, Method] = {
     ),
     "markov": Method(Markov, space={"smoothing": Range(0.1, 1000.0, log=True)}),
     "ease": Method(EASE, space={"l2": Range(1.0, 10_000.0, log=True)}),
+    "wrmf": Method(
+        WRMF,
+        # Of Tang et al., RecSys 2020, as surrogate and victim of attacks on Gowalla.
+        presets={"gowalla": {"dim": 128, "weight": 20.0, "ridge": 0.05}},
+        space={
+            "dim": Range(16, 256, log=True),
+            "weight": Range(1.0, 50.0, log=True),
+            "ridge": Range(0.01, 1000.0, log=True),
+        },
+    ),
 }
 
 
