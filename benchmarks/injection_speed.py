@@ -9,6 +9,9 @@ each step in one graph. A graph of 350 steps does not fit into memory, hence the
 trainings of 1 and of 4 steps: a step is a third of the difference, and what remains is the loss of
 the attack. That leaves out the second pass that a dense form with stored states would need.
 Both take turns, each time in a process of its own; the table has medians.
+Their gradients of 4 steps are compared in float64 on the first 2,000 users. In float32 they are
+not the same: Adam's first step is the sign of the gradient, whose derivative is some 1 / eps where
+an element happens to be near 0, and such an element is rounding.
 Bars: 5 times as fast; at most 3 GB at the peak.
 """
 
@@ -20,6 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -76,7 +80,7 @@ def main() -> int:
         "times as fast": round(dense["seconds"] / ours["seconds"], 1),
         "of these seconds ours trains": round(ours["training"], 2),
         "dense s a step": round(dense["step"], 3),
-        "relative difference of the gradients of 4 steps": f"{dense['difference']:.1e}",
+        "relative difference of gradients": f"{measure_difference():.1e}",
     }
     print(config)
     print(write_report("injection_speed", config, rows))
@@ -114,7 +118,7 @@ def measure_ours(threads: int) -> dict[str, float]:
 
 
 def measure_dense(threads: int) -> dict[str, float]:
-    """Return seconds and memory of 350 steps, and how far its gradient of 4 is from ours."""
+    """Return seconds and memory of 350 steps."""
     torch.set_num_threads(threads)
     real = load_clicks()
     fakes = copied_users(real, NUM_FAKES, OuterConfig(), seed=0)
@@ -125,7 +129,7 @@ def measure_dense(threads: int) -> dict[str, float]:
     seconds, peaks = {}, {}
     for steps in (FEW, FEW, MORE):  # the first warms up
         started = time.perf_counter()
-        gradient = dense_gradient(dense, start, batches[:steps])
+        dense_gradient(dense, start, batches[:steps])
         seconds[steps] = time.perf_counter() - started
         peaks[steps] = peak_memory_bytes(torch.device("cpu"))
     num_steps = CONFIG.epochs * len(batches)
@@ -134,14 +138,24 @@ def measure_dense(threads: int) -> dict[str, float]:
         slope = (values[MORE] - values[FEW]) / (MORE - FEW)
         return values[FEW] + (num_steps - FEW) * slope
 
-    expected = our_gradient(real, fakes, start, batches[:MORE])
-    difference = float((gradient - expected).norm() / expected.norm())
     return {
         "seconds": all_steps(seconds),
         "GB": all_steps(peaks) / 1e9,
         "step": (seconds[MORE] - seconds[FEW]) / (MORE - FEW),
-        "difference": difference,
     }
+
+
+def measure_difference() -> float:
+    """Return how far apart the gradients of 4 steps are, in float64, for few users."""
+    few = load_clicks(2000)
+    fakes = copied_users(few, NUM_FAKES, OuterConfig(), seed=0)
+    clicks = torch.from_numpy(np.concatenate([few.dense(np.arange(few.num_users)), fakes]))
+    (users, items), _ = make_start(len(clicks))
+    start = users.double(), items.double()
+    batches = list(torch.split(torch.arange(len(clicks)).flip(0), 600))
+    dense = dense_gradient(clicks.double(), start, batches)
+    ours = our_gradient(few, fakes, start, batches)
+    return float((dense - ours).norm() / ours.norm())
 
 
 def dense_gradient(clicks: Tensor, start: tuple[Tensor, Tensor], batches: list[Tensor]) -> Tensor:
@@ -191,7 +205,7 @@ def our_gradient(
     found = target_loss(users[: real.num_users], items, real, TARGETS, k=50)
     to_users = torch.zeros_like(users)
     to_users[: real.num_users] = found.to_users
-    to_fakes = torch.zeros(fakes.shape)
+    to_fakes = torch.zeros(fakes.shape, dtype=users.dtype)
     unroll.pull_back([to_users, found.to_items], to_fakes)
     return to_fakes
 
@@ -215,10 +229,10 @@ def compile_kernels() -> None:
     model.reply(np.zeros((1, 6), np.bool_))
 
 
-def load_clicks() -> Clicks:
-    """Return the training clicks of the authors' random split."""
+def load_clicks(most: int | None = None) -> Clicks:
+    """Return the training clicks of the authors' random split, of the first users or of all."""
     with gzip.open(SOURCE, "rt", encoding="utf-8") as lines:
-        rows = [np.array(line.split("\t")[1].split(), np.int64) for line in lines]
+        rows = [np.array(line.split("\t")[1].split(), np.int64) for line in islice(lines, most)]
     return Clicks.from_rows(rows, NUM_ITEMS)
 
 

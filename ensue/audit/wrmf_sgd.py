@@ -36,7 +36,9 @@ class WrmfSgdConfig(Config):
     weight: of a click's squared error, where a cell without a click has 1. weights: "constant"
     ones are no function of a fake cell in the gradient; "relaxed" ones go from 1 to `weight` with
     it, which is the complete derivative and a far weaker attack.
-    tracked_epochs: the last ones the gradient goes through; None is all. k: of the hit rate.
+    tracked_epochs: the last ones the gradient goes through; None is all. The first time that Adam
+    sees a gradient it takes its sign: through the first epoch the gradient has spikes, where an
+    element of it was near 0, and epochs - 1 leaves them out. k: of the hit rate.
     """
 
     dim: int = Field(default=128, ge=1)
