@@ -1,0 +1,160 @@
+"""How well fake users can be told from real ones by what they clicked, without labels.
+
+Each detector gives every user a number; its AUROC says how often a fake user's is larger than a
+real one's: 0.5 is chance, 1 tells all apart, and so does 0, where fake users have the smaller
+numbers. Who looks for fake users does not know the targets, and no detector reads them.
+
+```
+mahalanobis-2, -16   distance from the mean of all users in the first 2 or 16 factors of a truncated
+                     SVD of the clicks, each user's row scaled to norm 1
+neighbors-2, -16     mean distance to the 10 nearest users in the same factors
+crowding-16          the same, negative: large for users who lie close together
+clicks               number of clicks
+popularity           mean logarithm of the popularity of what is clicked
+rare                 share of the clicks on the less popular half of the items
+features             Mahalanobis distance in the three before, clicks as a logarithm
+```
+
+The first two are the check of Tang, Wen and Wang (RecSys 2020, arXiv:2008.04876), who look at two
+factors by eye; the features are among those of Chirita, Nejdl and Zamfir (WIDM 2005), for clicks.
+
+Shapes: N users (real ones first), I items, D factors.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ensue.audit.clicks import Clicks
+from ensue.evaluation.ranking.metrics import auc
+
+Floats = NDArray[np.float64]
+
+NUM_NEIGHBORS = 10
+MAX_REFERENCES = 20_000  # users among whom neighbors are looked for, a sample where there are more
+BLOCK_USERS = 512
+DIMS = (2, 16)
+DETECTORS = (
+    *(f"{name}-{dim}" for dim in DIMS for name in ("mahalanobis", "neighbors")),
+    "crowding-16",
+    "clicks",
+    "popularity",
+    "rare",
+    "features",
+)
+
+
+def join_clicks(real: Clicks, fakes: Clicks) -> Clicks:
+    """Return the clicks of real users and, behind them, of fake ones."""
+    offsets = np.concatenate([real.offsets, real.offsets[-1] + fakes.offsets[1:]])
+    return Clicks(offsets, np.concatenate([real.columns, fakes.columns]), real.num_items)
+
+
+def suspicions(clicks: Clicks, *, seed: int) -> dict[str, Floats]:
+    """Return the number that each detector gives each user [N].
+
+    Args:
+        seed: of the random start of the factors, and of the sample of references.
+    """
+    found: dict[str, Floats] = {}
+    for dim in DIMS:
+        places = user_factors(clicks, dim, seed=seed)
+        found[f"mahalanobis-{dim}"] = mahalanobis(places)
+        found[f"neighbors-{dim}"] = neighbor_distances(places, seed=seed)
+    features = _features(clicks)
+    found["crowding-16"] = -found["neighbors-16"]
+    found |= dict(zip(("clicks", "popularity", "rare"), features.T, strict=True))
+    found["features"] = mahalanobis(
+        np.column_stack([np.log1p(features[:, 0]), features[:, 1], features[:, 2]])
+    )
+    return {name: found[name] for name in DETECTORS}
+
+
+def detectability(found: dict[str, Floats], num_real: int) -> dict[str, float]:
+    """Return the AUROC of fake against real users by detector.
+
+    >>> detectability({"clicks": np.array([1.0, 3.0, 2.0])}, num_real=2)
+    {'clicks': 0.5}
+    """
+    return {name: _auroc(values, num_real) for name, values in found.items()}
+
+
+def _auroc(values: Floats, num_real: int) -> float:
+    value = auc(np.arange(len(values)) >= num_real, values)
+    assert value is not None  # there are real users and fake ones
+    return value
+
+
+def user_factors(clicks: Clicks, dim: int, *, seed: int) -> Floats:
+    """Return the places of users [N, D] in the first factors, each scaled by its singular value.
+
+    By randomized subspace iteration (Halko, Martinsson and Tropp, SIAM Review 2011). Fewer factors
+    where users or items are fewer.
+    """
+    num_users, num_items = clicks.num_users, clicks.num_items
+    lengths = clicks.lengths
+    owners = np.repeat(np.arange(num_users), lengths)
+    values = (1.0 / np.sqrt(np.maximum(lengths, 1)))[owners]
+    matrix = torch.sparse_coo_tensor(
+        torch.from_numpy(np.stack([owners, clicks.columns.astype(np.int64)])),
+        torch.from_numpy(values),
+        (num_users, num_items),
+    ).coalesce()
+    wanted = min(dim, num_users, num_items)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        left, singular, _ = torch.svd_lowrank(
+            matrix, q=min(wanted + 8, num_users, num_items), niter=4
+        )
+    places: Floats = (left * singular)[:, :wanted].numpy()
+    return places
+
+
+def mahalanobis(places: Floats) -> Floats:
+    """Return the distance of each place [N, D] from the mean, in deviations of all of them."""
+    centered = places - places.mean(axis=0)
+    covariance = np.atleast_2d(np.cov(centered, rowvar=False, bias=True))
+    # A factor in which nobody differs has no deviation, and the pseudo-inverse leaves it out.
+    inverse = np.linalg.pinv(covariance, hermitian=True)
+    squares = np.einsum("nd,de,ne->n", centered, inverse, centered)
+    return np.sqrt(np.maximum(squares, 0.0))
+
+
+def neighbor_distances(
+    places: Floats, *, seed: int, max_references: int = MAX_REFERENCES
+) -> Floats:
+    """Return the mean distance [N] to the nearest 10 others, exact up to `max_references` users."""
+    num_users = len(places)
+    references = np.arange(num_users)
+    if num_users > max_references:
+        rng = np.random.default_rng([seed, 2])
+        references = np.sort(rng.choice(num_users, max_references, replace=False))
+    others = torch.from_numpy(places[references])
+    own = np.full(num_users, -1)  # where a user is among the references
+    own[references] = np.arange(len(references))
+    k = min(NUM_NEIGHBORS, len(references) - 1)
+    means = np.zeros(num_users)
+    for first in range(0, num_users if k > 0 else 0, BLOCK_USERS):
+        block = torch.from_numpy(places[first : first + BLOCK_USERS])
+        distances = torch.cdist(block, others, compute_mode="donot_use_mm_for_euclid_dist")
+        place = own[first : first + BLOCK_USERS]
+        known = np.flatnonzero(place >= 0)
+        distances[torch.from_numpy(known), torch.from_numpy(place[known])] = torch.inf
+        nearest = distances.topk(k, largest=False).values
+        means[first : first + len(block)] = nearest.mean(dim=1).numpy()
+    return means
+
+
+def _features(clicks: Clicks) -> Floats:
+    """Return clicks, mean log popularity and share of rare items of each user [N, 3]."""
+    counts, lengths = clicks.counts(), clicks.lengths
+    owners = np.repeat(np.arange(clicks.num_users), lengths)
+    is_rare = counts <= np.median(counts[counts > 0]) if counts.any() else counts > 0
+    divisor = np.maximum(lengths, 1)
+
+    def mean(values: NDArray[np.generic]) -> Floats:
+        return np.bincount(owners, values[clicks.columns], minlength=len(lengths)) / divisor
+
+    return np.column_stack([lengths.astype(float), mean(np.log1p(counts)), mean(is_rare)])
