@@ -15,6 +15,7 @@ from ensue.models.baselines.ease import EASE
 from ensue.models.baselines.item_knn import ItemKNN
 from ensue.models.baselines.markov import Markov
 from ensue.models.baselines.popularity import Popularity
+from ensue.models.baselines.wrmf import WRMF
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.sequential.caser import Caser
@@ -185,6 +186,14 @@ METHODS: dict[str, Method] = {
     ),
     "markov": Method(Markov, space={"smoothing": Range(0.1, 1000.0, log=True)}),
     "ease": Method(EASE, space={"l2": Range(1.0, 10_000.0, log=True)}),
+    "wrmf": Method(
+        WRMF,
+        space={
+            "dim": Range(16, 256, log=True),
+            "alpha": Range(1.0, 50.0, log=True),
+            "ridge": Range(0.01, 1000.0, log=True),
+        },
+    ),
 }
 
 

@@ -21,6 +21,7 @@ from ensue.models.baselines.ease import EASE, EASEConfig
 from ensue.models.baselines.item_knn import ItemKNN, ItemKNNConfig
 from ensue.models.baselines.markov import Markov, MarkovConfig
 from ensue.models.baselines.popularity import Popularity, PopularityConfig
+from ensue.models.baselines.wrmf import WRMF, WRMFConfig
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.retrieval.two_tower_config import TwoTowerConfig
@@ -73,6 +74,11 @@ def recent_item_knn(data: Histories, num_users: int, num_items: int) -> Model:
 
 def ease(data: Histories, num_users: int, num_items: int) -> Model:
     return fitted(EASE(EASEConfig(l2=20.0), num_users=num_users, num_items=num_items), data)
+
+
+def wrmf(data: Histories, num_users: int, num_items: int) -> Model:
+    config = WRMFConfig(dim=32, alpha=5.0, ridge=10.0)
+    return fitted(WRMF(config, num_users=num_users, num_items=num_items), data)
 
 
 def trained(model: Model, histories: Histories, **settings: float) -> Model:
@@ -153,6 +159,7 @@ CASES = [
     ModelCase("item-knn", item_knn),
     ModelCase("item-knn-recent", recent_item_knn),
     ModelCase("ease", ease),
+    ModelCase("wrmf", wrmf),
 ]
 
 NEW_ITEMS = 2  # in the catalog, in no training history
