@@ -101,12 +101,14 @@ def user_factors(clicks: Clicks, dim: int, *, seed: int) -> Floats:
         torch.from_numpy(np.stack([owners, clicks.columns.astype(np.int64)])),
         torch.from_numpy(values),
         (num_users, num_items),
-    ).coalesce()
+        check_invariants=True,
+        is_coalesced=True,
+    )
     wanted = min(dim, num_users, num_items)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         left, singular, _ = torch.svd_lowrank(
-            matrix, q=min(wanted + 8, num_users, num_items), niter=4
+            matrix, q=min(wanted + 8, num_users, num_items), niter=8
         )
     places: Floats = (left * singular)[:, :wanted].numpy()
     return places

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ensue.audit.base import Attack
+from ensue.audit.simple import PROFILES, OneShotAttack, OneShotConfig
 from ensue.config import Config, make_config
 from ensue.errors import ConfigError, UsageError, did_you_mean
 
@@ -28,7 +30,14 @@ class AttackKind:
         return [name for config in self.configs for name in config.model_fields]
 
 
-ATTACKS: dict[str, AttackKind] = {}
+def _one_shot(name: str, config: OneShotConfig, *, k: int) -> Attack:
+    """Return an attack that looks at no ranking, and so needs no k."""
+    return OneShotAttack(name, config)
+
+
+ATTACKS: dict[str, AttackKind] = {
+    **{name: AttackKind(partial(_one_shot, name), (OneShotConfig,)) for name in PROFILES},
+}
 
 
 def make_attacks(
