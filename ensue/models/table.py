@@ -190,7 +190,7 @@ METHODS: dict[str, Method] = {
         WRMF,
         space={
             "dim": Range(16, 256, log=True),
-            "alpha": Range(1.0, 50.0, log=True),
+            "weight": Range(1.0, 50.0, log=True),
             "ridge": Range(0.01, 1000.0, log=True),
         },
     ),

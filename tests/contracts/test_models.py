@@ -77,7 +77,7 @@ def ease(data: Histories, num_users: int, num_items: int) -> Model:
 
 
 def wrmf(data: Histories, num_users: int, num_items: int) -> Model:
-    config = WRMFConfig(dim=32, alpha=5.0, ridge=10.0)
+    config = WRMFConfig(dim=32, weight=5.0, ridge=10.0)
     return fitted(WRMF(config, num_users=num_users, num_items=num_items), data)
 
 

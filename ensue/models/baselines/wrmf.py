@@ -3,7 +3,7 @@
 Hu, Koren and Volinsky, "Collaborative filtering for implicit feedback datasets", ICDM 2008. With x
 = 1 where user u clicked item i and 0 elsewhere, it minimizes
 
-    sum over u, i of (1 + (alpha - 1) x) (x - p_u . q_i)^2 + ridge (|p_u|^2 + |q_i|^2)
+    sum over u, i of (1 + (weight - 1) x) (x - p_u . q_i)^2 + ridge (|p_u|^2 + |q_i|^2)
 
 by sweeps that solve for all users, then for all items. Departures: a click counts once, however
 often it occurs. Vectors of users are not kept: p_u is solved for when asked, from the distinct
@@ -31,10 +31,10 @@ _INITIAL_DEVIATION = 0.1
 
 
 class WRMFConfig(Config):
-    """alpha: weight of a click; what was not clicked has 1. seed: of the first vectors of items."""
+    """weight: of a click; what was not clicked has 1. seed: of the first vectors of items."""
 
     dim: int = Field(default=128, ge=1)
-    alpha: float = Field(default=20.0, ge=1.0)
+    weight: float = Field(default=20.0, ge=1.0)
     ridge: float = Field(default=0.05, gt=0.0)
     sweeps: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -58,13 +58,13 @@ class WRMF(FittedModel):
         by_user = (torch.from_numpy(incidence.user_offsets), torch.from_numpy(incidence.user_items))
         by_item = (torch.from_numpy(incidence.item_offsets), torch.from_numpy(incidence.item_users))
         config = self.config
-        items = initial_items(self.num_items + 1, config.dim, config.seed)
+        items = initial_vectors(self.num_items + 1, config.dim, config.seed)
         items[0] = 0.0
         for _ in range(config.sweeps):
-            users = half_sweep(items, *by_user, config.alpha, config.ridge)
-            items = half_sweep(users, *by_item, config.alpha, config.ridge)
+            users = half_sweep(items, *by_user, config.weight, config.ridge)
+            items = half_sweep(users, *by_item, config.weight, config.ridge)
         self.item_vectors = whiten(items, config.ridge).rows
-        queries = solve_rows(self.item_vectors, *by_user, config.alpha)
+        queries = solve_rows(self.item_vectors, *by_user, config.weight)
         self.mean_query = queries[queries.any(dim=1)].mean(dim=0)
 
     def score(self, batch: HistoryBatch) -> Tensor:
@@ -78,7 +78,7 @@ class WRMF(FittedModel):
         offsets = torch.searchsorted(
             rows[distinct], torch.arange(len(batch) + 1, device=rows.device)
         )
-        solved = solve_rows(self.item_vectors, offsets, batch.items[distinct], self.config.alpha)
+        solved = solve_rows(self.item_vectors, offsets, batch.items[distinct], self.config.weight)
         is_blank = ~solved.any(dim=1, keepdim=True)
         return torch.where(is_blank, self.mean_query, solved), batch.offsets.diff()
 
@@ -87,14 +87,14 @@ class WRMF(FittedModel):
         return self.item_vectors, None
 
 
-def initial_items(num_rows: int, dim: int, seed: int) -> Tensor:
+def initial_vectors(num_rows: int, dim: int, seed: int) -> Tensor:
     """Return the vectors [num_rows, D] that the first sweep starts from."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(num_rows, dim, generator=generator) * _INITIAL_DEVIATION
 
 
 def half_sweep(
-    vectors: Tensor, offsets: Tensor, members: Tensor, alpha: float, ridge: float
+    vectors: Tensor, offsets: Tensor, members: Tensor, weight: float, ridge: float
 ) -> Tensor:
     """Return the vectors [B, D] of one side, solved from those of the other side [N, D].
 
@@ -102,4 +102,4 @@ def half_sweep(
         offsets: [B + 1]; row b clicked, or was clicked by, members[offsets[b]:offsets[b + 1]].
     """
     rows, root = whiten(vectors, ridge)
-    return solve_rows(rows, offsets, members, alpha) @ root.T
+    return solve_rows(rows, offsets, members, weight) @ root.T

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from ensue.config import make_config
 from ensue.data.histories import Histories, HistoryBatch
 from ensue.errors import ConfigError
-from ensue.models.baselines.wrmf import WRMF, WRMFConfig, half_sweep, initial_items
+from ensue.models.baselines.wrmf import WRMF, WRMFConfig, half_sweep, initial_vectors
 from tests.contracts.planted import histories_of
 
-ALPHA, RIDGE = 7.0, 0.3
+WEIGHT, RIDGE = 7.0, 0.3
 LISTS = [np.random.default_rng(user).integers(1, 21, 1 + user % 14).tolist() for user in range(60)]
 
 
 def fitted(histories: Histories, num_items: int, **settings: Any) -> WRMF:
-    config = WRMFConfig(**{"dim": 6, "alpha": ALPHA, "ridge": RIDGE, **settings})
+    config = WRMFConfig(**{"dim": 6, "weight": WEIGHT, "ridge": RIDGE, **settings})
     model = WRMF(config, num_users=histories.num_users, num_items=num_items)
     model.fit_(histories)
     return model
@@ -27,10 +27,10 @@ def fitted(histories: Histories, num_items: int, **settings: Any) -> WRMF:
 def dense_solution(
     vectors: NDArray[np.float64], clicked: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return (V'CV + ridge)^-1 V'Cx for each row x of `clicked` [B, N], C = 1 + (alpha - 1) x."""
+    """Return (V'CV + ridge)^-1 V'Cx for each row x of `clicked` [B, N], C = 1 + (weight - 1) x."""
     rows = []
     for x in clicked:
-        weighted = vectors * (1 + (ALPHA - 1) * x)[:, None]
+        weighted = vectors * (1 + (WEIGHT - 1) * x)[:, None]
         matrix = vectors.T @ weighted + RIDGE * np.eye(vectors.shape[1])
         rows.append(np.linalg.solve(matrix, weighted.T @ x))
     return np.array(rows)
@@ -48,14 +48,14 @@ def test_a_half_sweep_solves_the_normal_equations() -> None:
     vectors = np.random.default_rng(0).normal(size=(21, 6))
     offsets = torch.from_numpy(np.cumsum([0, *clicked.sum(1)], dtype=np.int64))
     members = torch.from_numpy(np.nonzero(clicked)[1])
-    found = half_sweep(torch.from_numpy(vectors), offsets, members, ALPHA, RIDGE).numpy()
+    found = half_sweep(torch.from_numpy(vectors), offsets, members, WEIGHT, RIDGE).numpy()
     np.testing.assert_allclose(found, dense_solution(vectors, clicked), rtol=0, atol=1e-12)
 
 
 def test_scores_are_those_of_dense_sweeps_and_a_last_solution_for_the_history() -> None:
     model = fitted(histories_of(LISTS), 22, sweeps=3)  # items 21 and 22 have no user
     clicked = clicks_of(LISTS, 22)
-    items = initial_items(23, 6, seed=0).double().numpy()
+    items = initial_vectors(23, 6, seed=0).double().numpy()
     items[0] = 0
     for _ in range(3):
         users = dense_solution(items, clicked)
@@ -73,7 +73,7 @@ def test_sweeps_lower_the_loss_they_are_for() -> None:
         scores = fitted(histories_of(LISTS), 20, ridge=1e-3, sweeps=sweeps).score(
             HistoryBatch.from_lists(LISTS)
         )
-        weights = 1 + (ALPHA - 1) * clicked
+        weights = 1 + (WEIGHT - 1) * clicked
         losses.append(float((weights * (clicked - scores.double().numpy()) ** 2).sum()))
     assert losses[0] > losses[1] > losses[2] > 0
 
@@ -96,5 +96,5 @@ def test_the_seed_decides_where_it_starts() -> None:
 
 
 def test_a_click_weighs_at_least_as_much_as_none() -> None:
-    with pytest.raises(ConfigError, match=r"WRMFConfig.alpha: .* 1; got 0.5"):
-        make_config(WRMFConfig, {"alpha": 0.5})
+    with pytest.raises(ConfigError, match=r"WRMFConfig.weight: .* 1; got 0.5"):
+        make_config(WRMFConfig, {"weight": 0.5})
