@@ -1,14 +1,25 @@
-"""The attacks Ensue knows, by name."""
+"""The attacks Ensue knows, by name.
+
+Defaults of the learned ones are the authors' (Tang, Wen and Wang, RecSys 2020, arXiv:2008.04876),
+but for the gradient of `wrmf-sgd`, which goes through all epochs and not the last 10.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ensue.audit.base import Attack
+from ensue.audit.clicks import Clicks
+from ensue.audit.learned import LearnedAttack, OuterConfig, Surrogate
 from ensue.audit.simple import PROFILES, OneShotAttack, OneShotConfig
+from ensue.audit.wrmf_als import WrmfAls, WrmfAlsConfig
+from ensue.audit.wrmf_sgd import WrmfSgd, WrmfSgdConfig
 from ensue.config import Config, make_config
 from ensue.errors import ConfigError, UsageError, did_you_mean
 
@@ -17,26 +28,49 @@ from ensue.errors import ConfigError, UsageError, did_you_mean
 class AttackKind:
     """An attack by name.
 
-    configs: what its settings are, in the order in which `make` takes them. make: also takes k, of
-    the hit rate that is to grow.
+    make: takes its configs in their order. defaults: where they differ from those of the configs.
     """
 
     make: Callable[..., Attack]
-    configs: tuple[type[Config], ...] = ()
+    configs: tuple[type[Config], ...]
+    defaults: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def fields(self) -> list[str]:
-        """The names of its settings."""
-        return [name for config in self.configs for name in config.model_fields]
+    def names(self) -> dict[str, tuple[int, str]]:
+        """The names of its settings, with the number of the config and the field there.
+
+        A field of the outer loop that the surrogate has too is called outer_NAME.
+        """
+        found: dict[str, tuple[int, str]] = {}
+        for number, config in enumerate(self.configs):
+            for name in config.model_fields:
+                found[f"outer_{name}" if name in found else name] = (number, name)
+        return found
 
 
-def _one_shot(name: str, config: OneShotConfig, *, k: int) -> Attack:
-    """Return an attack that looks at no ranking, and so needs no k."""
-    return OneShotAttack(name, config)
+class _Learned:
+    """Makes a learned attack with one kind of surrogate."""
+
+    def __init__(self, name: str, surrogate: Callable[..., Surrogate]) -> None:
+        self._name, self._surrogate = name, surrogate
+
+    def __call__(self, config: Config, outer: OuterConfig) -> Attack:
+        def make(
+            real: Clicks, targets: NDArray[np.int64], *, seed: int, num_fakes: int
+        ) -> Surrogate:
+            return self._surrogate(real, targets, config, seed, num_fakes=num_fakes)
+
+        return LearnedAttack(self._name, make, outer)
 
 
 ATTACKS: dict[str, AttackKind] = {
-    **{name: AttackKind(partial(_one_shot, name), (OneShotConfig,)) for name in PROFILES},
+    "wrmf-sgd": AttackKind(_Learned("wrmf-sgd", WrmfSgd), (WrmfSgdConfig, OuterConfig)),
+    "wrmf-als": AttackKind(
+        _Learned("wrmf-als", WrmfAls),
+        (WrmfAlsConfig, OuterConfig),
+        {"threshold": 0.1, "click_targets": True},
+    ),
+    **{name: AttackKind(partial(OneShotAttack, name), (OneShotConfig,)) for name in PROFILES},
 }
 
 
@@ -48,43 +82,41 @@ def make_attacks(
     Args:
         attacks: names of ATTACKS, or attacks.
         settings: by NAME, of all attacks that have such a setting, or by ATTACK.NAME.
-        k: a target among the first k unseen items is a hit.
+        k: a target among the first k unseen items is a hit; of surrogates, unless set otherwise.
 
     Raises:
         UsageError: there is no such attack, or there are two of a name.
         ConfigError: no attack has a setting, or a value does not fit.
     """
     made: dict[str, Attack] = {}
-    unread = set(settings)
+    known: set[str] = set()
     for one in attacks:
-        if not isinstance(one, str):
-            attack = one
-        else:
+        if isinstance(one, str):
             if one not in ATTACKS:
                 raise UsageError(f"there is no attack {one!r}.{did_you_mean(one, ATTACKS)}")
-            kind = ATTACKS[one]
-            chosen = _settings_of(one, kind, settings)
-            unread -= {name for name in settings if name.removeprefix(f"{one}.") in chosen}
-            configs = [
-                make_config(cls, {n: v for n, v in chosen.items() if n in cls.model_fields})
-                for cls in kind.configs
-            ]
-            attack = kind.make(*configs, k=k)
+            names = ATTACKS[one].names
+            known |= {*names, *(f"{one}.{name}" for name in names)}
+            attack = _make(one, settings, k)
+        else:
+            attack = one
         if attack.name in made:
             raise UsageError(f"an audit needs each attack once; got {attack.name} twice.")
         made[attack.name] = attack
-    if unread:
-        name = min(unread)
-        known = sorted({field for one in made if one in ATTACKS for field in ATTACKS[one].fields})
-        hint = did_you_mean(name, known) if known else " They have none."
-        raise ConfigError(f"none of the attacks has a setting {name!r}.{hint}")
+    for name in settings:
+        if name not in known:
+            hint = did_you_mean(name, sorted(known)) if known else " They have none."
+            raise ConfigError(f"none of the attacks has a setting {name!r}.{hint}")
     return made
 
 
-def _settings_of(name: str, kind: AttackKind, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of an attack; those that name it win."""
-    for_all = {field: settings[field] for field in kind.fields if field in settings}
-    own = {
-        field: settings[f"{name}.{field}"] for field in kind.fields if f"{name}.{field}" in settings
-    }
-    return {**for_all, **own}
+def _make(name: str, settings: Mapping[str, Any], k: int) -> Attack:
+    """Return an attack of the table; a setting that names it wins over one of all."""
+    kind = ATTACKS[name]
+    chosen = {**kind.defaults, "k": k}
+    for prefix in ("", f"{name}."):
+        chosen |= {own: settings[prefix + own] for own in kind.names if prefix + own in settings}
+    fields: list[dict[str, Any]] = [{} for _ in kind.configs]
+    for own, (number, place) in kind.names.items():
+        if own in chosen:
+            fields[number][place] = chosen[own]
+    return kind.make(*map(make_config, kind.configs, fields))
