@@ -88,7 +88,9 @@ def measure_ours(threads: int) -> dict[str, float]:
     compile_kernels()
     fakes = copied_users(real, NUM_FAKES, OuterConfig(), seed=0)
     model = WrmfSgd(real, TARGETS, CONFIG, 0, num_fakes=NUM_FAKES)
-    update = FakeUpdate(lr=1, momentum=0.95, threshold=0.05, is_normalized=True, always=TARGETS[:0])
+    update = FakeUpdate(
+        lr=1, momentum=0.95, threshold=0.05, is_normalized=True, limit=None, always=TARGETS[:0]
+    )
     started = time.perf_counter()
     update.step(fakes, model.reply(fakes).gradient)
     seconds = time.perf_counter() - started

@@ -64,7 +64,8 @@ class OuterConfig(Config):
     """Settings of the outer loop; the defaults are the authors' for WRMF by SGD.
 
     threshold: a cell is clicked where the step would take it above. click_targets: every fake user
-    clicks every target. normalize: rows of the gradient to length 1. start: which users of at most
+    clicks every target. normalize: rows of the gradient to length 1. limit: on the length of rows,
+    against gradients that explode on their way through the training. start: which users of at most
     max_start_clicks clicks are copied; "first" as the authors did. select: what the best fake
     users are the best by, the surrogate's hit rate (then its loss), or its loss.
     """
@@ -75,6 +76,7 @@ class OuterConfig(Config):
     threshold: float = Field(0.05, gt=0, lt=1)
     click_targets: bool = False
     normalize: bool = True
+    limit: float | None = Field(None, gt=0)
     start: Literal["random", "first"] = "random"
     max_start_clicks: int = Field(100, ge=1)
     select: Literal["hit_rate", "loss"] = "hit_rate"
@@ -110,6 +112,7 @@ class LearnedAttack:
             momentum=config.momentum,
             threshold=config.threshold,
             is_normalized=config.normalize,
+            limit=config.limit,
             always=always,
         )
         fakes = copied_users(real, num_fakes, config, seed=seed)

@@ -2,7 +2,8 @@
 
 Tang, Wen and Wang, RecSys 2020, arXiv:2008.04876, as in the authors' code: the momentum is never
 projected, so that a click goes only after some steps that agree.
-Departure: a row of zeros stays one where they divide by its length.
+Departures: a row of zeros stays one where they divide by its length; rows of a gradient can be
+limited, since one that grows step by step of the training would stay in the momentum for good.
 Shapes: F fake users, I items, S targets.
 """
 
@@ -18,6 +19,7 @@ class FakeUpdate:
     Args:
         threshold: a cell is 1 where it would be above.
         is_normalized: each row of a gradient is divided by its length first.
+        limit: rows longer than this are then shortened to it; None does not.
         always: columns [S] that stay 1 and have no part in a gradient.
     """
 
@@ -28,10 +30,11 @@ class FakeUpdate:
         momentum: float,
         threshold: float,
         is_normalized: bool,
+        limit: float | None,
         always: NDArray[np.int64],
     ) -> None:
         self._lr, self._momentum, self._threshold = lr, momentum, threshold
-        self._is_normalized, self._always = is_normalized, always
+        self._is_normalized, self._limit, self._always = is_normalized, limit, always
         self._velocity: NDArray[np.float32] | None = None
 
     def step(self, fakes: NDArray[np.bool_], gradient: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -41,6 +44,9 @@ class FakeUpdate:
         if self._is_normalized:
             lengths = np.linalg.norm(gradient, axis=1, keepdims=True)
             np.divide(gradient, lengths, out=gradient, where=lengths > 0)
+        if self._limit is not None:
+            lengths = np.linalg.norm(gradient, axis=1, keepdims=True)
+            gradient *= self._limit / np.maximum(lengths, self._limit)
         if self._velocity is None:
             self._velocity = gradient
         else:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis.extra.numpy as hnp
 import numpy as np
 from hypothesis import given
@@ -10,11 +12,9 @@ from ensue.audit.projection import FakeUpdate
 NONE = np.empty(0, np.int64)
 
 
-def make(threshold: float = 0.05, *, always: np.ndarray = NONE, **settings: bool) -> FakeUpdate:
-    normalized = settings.get("is_normalized", True)
-    return FakeUpdate(
-        lr=1.0, momentum=0.5, threshold=threshold, is_normalized=normalized, always=always
-    )
+def make(threshold: float = 0.05, **settings: Any) -> FakeUpdate:
+    plain = {"lr": 1.0, "momentum": 0.5, "is_normalized": True, "limit": None, "always": NONE}
+    return FakeUpdate(threshold=threshold, **{**plain, **settings})
 
 
 @given(
@@ -53,3 +53,10 @@ def test_targets_are_always_clicked_and_have_no_part_in_the_length() -> None:
     gradient = np.array([[1000.0, -3.0, -4.0]], np.float32)
     after = make(0.7, always=np.array([0])).step(fakes, gradient)
     assert after.tolist() == [[True, False, True]]
+
+
+def test_only_long_rows_are_shortened() -> None:
+    update = make(0.7, is_normalized=False, limit=1.0)
+    gradient = np.array([[-300.0, -400.0], [-0.8, 0]], np.float32)
+    after = update.step(np.zeros((2, 2), np.bool_), gradient)
+    assert after.tolist() == [[False, True], [True, False]]  # steps of 0.6, 0.8 and 0.8, 0
