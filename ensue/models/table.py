@@ -11,9 +11,12 @@ from ensue.data.feature_schema import FeatureSchema
 from ensue.errors import UsageError, did_you_mean
 from ensue.models.base import FittedModel, Model
 from ensue.models.baselines.bpr import BPR
+from ensue.models.baselines.cml import CML
 from ensue.models.baselines.ease import EASE
 from ensue.models.baselines.item_knn import ItemKNN
 from ensue.models.baselines.markov import Markov
+from ensue.models.baselines.mult_vae import MultVAE
+from ensue.models.baselines.neumf import NeuMF
 from ensue.models.baselines.popularity import Popularity
 from ensue.models.baselines.wrmf import WRMF
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval
@@ -175,6 +178,64 @@ METHODS: dict[str, Method] = {
         },
     ),
     "bpr": Method(BPR, space={**_TRAINING_SPACE, "dim": Range(16, 256, log=True)}),
+    # Presets "injection": of the victims in Tang, Wen and Wang, RecSys 2020, arXiv:2008.04876.
+    "neumf": Method(
+        NeuMF,
+        presets={
+            "injection": {
+                "dim": 256,
+                "mlp_dim": 64,
+                "hidden": [],
+                "num_negatives": 5,
+                "learning_rate": 3e-4,
+                "weight_decay": 1e-4,
+                "epochs": 90,
+            },
+        },
+        space={**_TRAINING_SPACE, "dim": Range(16, 128, log=True), "num_negatives": Range(1, 10)},
+    ),
+    "cml": Method(
+        CML,
+        presets={
+            "injection": {
+                "dim": 256,
+                "margin": 10.0,
+                "num_negatives": 10,
+                "max_norm": None,
+                "rank_weight": False,
+                "weight_decay": 1e-4,
+                "epochs": 100,
+            },
+        },
+        defaults={"weight_decay": 0.0},
+        space={
+            "learning_rate": Range(1e-4, 2e-2, log=True),
+            "dim": Range(16, 256, log=True),
+            "margin": Range(0.1, 2.0, log=True),
+            "num_negatives": Range(1, 50, log=True),
+        },
+    ),
+    "mult_vae": Method(
+        MultVAE,
+        presets={
+            "injection": {
+                "dim": 256,
+                "hidden": [512],
+                "loss": "mean",
+                "max_beta": 1.0,
+                "anneal_steps": 10_000,
+                "batch_size": 1024,
+                "epochs": 70,
+            },
+        },
+        defaults={"batch_size": 128, "weight_decay": 0.0, "epochs": 100},
+        space={
+            "learning_rate": Range(3e-4, 5e-3, log=True),
+            "dim": Range(32, 256, log=True),
+            "dropout": Range(0.1, 0.8),
+            "max_beta": Range(0.0, 1.0),
+        },
+    ),
     "popularity": Method(Popularity),
     "item_knn": Method(
         ItemKNN,

@@ -16,18 +16,21 @@ from ensue.data.histories import Histories
 from ensue.data.negatives import UniformNegatives
 from ensue.data.windows import Windows
 from ensue.losses.candidates import candidate_bce
-from ensue.losses.pairwise import bpr_loss
-from ensue.losses.reduce import masked_mean
 from ensue.models.base import Model
 from ensue.models.baselines.bpr import BPR
+from ensue.models.baselines.cml import CML
+from ensue.models.baselines.mult_vae import MultVAE
+from ensue.models.baselines.neumf import NeuMF
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.caser import Caser
 from ensue.nn.growing_items import see_items_
+from ensue.training.bags import BagObjective
 from ensue.training.next_item import NextItemObjective
 from ensue.training.objective import Batch, ExampleObjective, Objective, QueryObjective
 from ensue.training.paths import PathObjective
+from ensue.training.sampled_items import BinaryObjective, MetricObjective, PairObjective
 from ensue.training.two_tower import TwoTowerObjective
 
 
@@ -79,28 +82,6 @@ class WindowObjective(ExampleObjective, QueryObjective):
         )
 
 
-class PairObjective(ExampleObjective):
-    """BPR's: each interaction against one sampled item of the same user (Rendle et al. 2009)."""
-
-    def __init__(self, model: BPR, histories: Histories, *, batch_size: int, seed: int) -> None:
-        self._users, self._items = histories.flat()
-        super().__init__(len(self._users), batch_size=batch_size, seed=seed)
-        self._negatives = UniformNegatives(histories, model.num_items)
-
-    def make(self, index: NDArray[np.int64], generator: torch.Generator) -> Batch:
-        """Return users [B] and candidates [B, 2]: the positive, then the negative."""
-        users = self._users[index]
-        negatives = self._negatives.draw(users, 1, generator)
-        positives = torch.from_numpy(self._items[index].astype(np.int64))
-        return torch.from_numpy(users), torch.cat([positives[:, None], negatives], dim=1)
-
-    def loss(self, model: Any, batch: Batch) -> Tensor:
-        """Return the mean pairwise loss; users who have every item are left out."""
-        users, candidates = batch
-        logits = model.logits(users, candidates)
-        return masked_mean(bpr_loss(logits[:, 0], logits[:, 1]), candidates[:, 1] != 0)
-
-
 class MakeObjective(Protocol):
     """A function that makes the objective of a new model."""
 
@@ -116,6 +97,12 @@ def make_objective(model: Model, histories: Histories, *, batch_size: int, seed:
         return WindowObjective(model, histories, batch_size=batch_size, seed=seed)
     if isinstance(model, BPR):
         return PairObjective(model, histories, batch_size=batch_size, seed=seed)
+    if isinstance(model, NeuMF):
+        return BinaryObjective(model, histories, batch_size=batch_size, seed=seed)
+    if isinstance(model, CML):
+        return MetricObjective(model, histories, batch_size=batch_size, seed=seed)
+    if isinstance(model, MultVAE):
+        return BagObjective(model, histories, batch_size=batch_size, seed=seed)
     if isinstance(model, DeepRetrieval):
         return PathObjective(model, histories, batch_size=batch_size, seed=seed)
     if isinstance(model, SequenceModel):

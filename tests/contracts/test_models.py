@@ -17,9 +17,12 @@ from torch import Tensor
 from ensue.data.histories import Histories, HistoryBatch
 from ensue.models.base import FittedModel, Model
 from ensue.models.baselines.bpr import BPR, BPRConfig
+from ensue.models.baselines.cml import CML, CMLConfig
 from ensue.models.baselines.ease import EASE, EASEConfig
 from ensue.models.baselines.item_knn import ItemKNN, ItemKNNConfig
 from ensue.models.baselines.markov import Markov, MarkovConfig
+from ensue.models.baselines.mult_vae import MultVAE, MultVAEConfig
+from ensue.models.baselines.neumf import NeuMF, NeuMFConfig
 from ensue.models.baselines.popularity import Popularity, PopularityConfig
 from ensue.models.baselines.wrmf import WRMF, WRMFConfig
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
@@ -95,6 +98,26 @@ def bpr(data: Histories, num_users: int, num_items: int) -> Model:
     return trained(model, data, epochs=20, batch_size=256, learning_rate=0.01, weight_decay=1e-4)
 
 
+def neumf(data: Histories, num_users: int, num_items: int) -> Model:
+    torch.manual_seed(0)
+    config = NeuMFConfig(dim=16, mlp_dim=16, hidden=[16, 8])
+    model = NeuMF(config, num_users=num_users, num_items=num_items)
+    return trained(model, data, epochs=6, batch_size=256, learning_rate=0.03, weight_decay=1e-4)
+
+
+def cml(data: Histories, num_users: int, num_items: int) -> Model:
+    torch.manual_seed(0)
+    model = CML(CMLConfig(dim=16, num_negatives=10), num_users=num_users, num_items=num_items)
+    return trained(model, data, epochs=6, batch_size=256, learning_rate=0.02)
+
+
+def mult_vae(data: Histories, num_users: int, num_items: int) -> Model:
+    torch.manual_seed(0)
+    config = MultVAEConfig(dim=16, hidden=[32])
+    model = MultVAE(config, num_users=num_users, num_items=num_items)
+    return trained(model, data, epochs=12, batch_size=64, learning_rate=0.02, weight_decay=0.0)
+
+
 def caser(data: Histories, num_users: int, num_items: int) -> Model:
     torch.manual_seed(0)
     config = CaserConfig(dim=16, window=3, num_targets=1, num_horizontal=4, dropout=0.2)
@@ -154,6 +177,9 @@ CASES = [
     ModelCase("m3c", m3c),
     ModelCase("two-tower", two_tower),
     ModelCase("bpr", bpr),
+    ModelCase("neumf", neumf),
+    ModelCase("cml", cml),
+    ModelCase("mult-vae", mult_vae),
     ModelCase("popularity", popularity, personalized=False),
     ModelCase("markov", markov),
     ModelCase("item-knn", item_knn),

@@ -1,0 +1,61 @@
+"""The objective of Mult-VAE: the bag of items of each user, out of a noisy view of itself.
+
+Liang et al., WWW 2018, arXiv:1802.05814.
+Shapes: B batch, S items in a batch of bags, I items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ensue.data.histories import Histories
+from ensue.losses.variational import gaussian_divergence, multinomial_loss
+from ensue.models.baselines.mult_vae import MultVAE
+from ensue.nn.jagged import take_rows
+from ensue.training.objective import Batch, Objective
+
+
+class BagObjective(Objective):
+    """Likelihood of the distinct items of a user, less beta times the distance from the prior.
+
+    An example is a user who has an item.
+    """
+
+    def __init__(self, model: MultVAE, histories: Histories, *, batch_size: int, seed: int) -> None:
+        offsets, items = histories.distinct_items(model.num_items)
+        self._offsets, self._items = torch.from_numpy(offsets), torch.from_numpy(items)
+        self._users = torch.from_numpy(np.flatnonzero(np.diff(offsets)))
+        super().__init__(len(self._users), seed=seed)
+        self.config = model.config
+        self._batch_size = batch_size
+
+    def batches(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
+        """Yield users [B], items [S], offsets [B + 1] and beta [1]."""
+        order = torch.randperm(self.num_examples, generator=self.generator(epoch))
+        batches = torch.split(self._users[order], self._batch_size)
+        for number in range(first, len(batches)):
+            users = batches[number]
+            positions, _ = take_rows(self._offsets, users)
+            lengths = self._offsets[users + 1] - self._offsets[users]
+            offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+            beta = self.config.beta((epoch - 1) * len(batches) + number)
+            yield users, self._items[positions].long(), offsets, torch.tensor([beta])
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """Return the mean over the users of the negative of the bound, a scalar."""
+        _, items, offsets, beta = batch
+        mean, log_variance = model.encode(items, offsets)
+        deviation = torch.exp(0.5 * log_variance)
+        queries = model.decode(mean + deviation * torch.randn_like(deviation))
+        lengths = offsets.diff().to(beta.dtype)
+        weights = lengths.reciprocal() if self.config.loss == "mean" else torch.ones_like(lengths)
+        table, bias = model.item_table()
+        likelihood = multinomial_loss(
+            queries, table, bias, items, offsets, weights=weights / len(lengths)
+        )
+        return likelihood + (beta * gaussian_divergence(mean, log_variance)).mean()
