@@ -1,7 +1,7 @@
 """The attacks Ensue knows, by name.
 
 Defaults of the learned ones are the authors' (Tang, Wen and Wang, RecSys 2020, arXiv:2008.04876),
-but for the gradient of `wrmf-sgd`, which goes through all epochs and not the last 10.
+but for the gradients of `wrmf-sgd` and `item-ae`, which go through all epochs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ensue.audit.base import Attack
 from ensue.audit.clicks import Clicks
+from ensue.audit.item_ae import ItemAe, ItemAeConfig
 from ensue.audit.learned import LearnedAttack, OuterConfig, Surrogate
 from ensue.audit.simple import PROFILES, OneShotAttack, OneShotConfig
 from ensue.audit.wrmf_als import WrmfAls, WrmfAlsConfig
@@ -69,6 +70,14 @@ ATTACKS: dict[str, AttackKind] = {
         _Learned("wrmf-als", WrmfAls),
         (WrmfAlsConfig, OuterConfig),
         {"threshold": 0.1, "click_targets": True},
+    ),
+    "item-ae": AttackKind(
+        _Learned("item-ae", ItemAe), (ItemAeConfig, OuterConfig), {"threshold": 0.1}
+    ),
+    "item-ae-partial": AttackKind(
+        _Learned("item-ae-partial", ItemAe),
+        (ItemAeConfig, OuterConfig),
+        {"tracked_epochs": 0, "click_targets": True},
     ),
     **{name: AttackKind(partial(OneShotAttack, name), (OneShotConfig,)) for name in PROFILES},
 }
