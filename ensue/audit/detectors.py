@@ -8,15 +8,18 @@ numbers. Who looks for fake users does not know the targets, and no detector rea
 mahalanobis-2, -16   distance from the mean of all users in the first 2 or 16 factors of a truncated
                      SVD of the clicks, each user's row scaled to norm 1
 neighbors-2, -16     mean distance to the 10 nearest users in the same factors
-crowding-16          the same, negative: large for users who lie close together
+mahalanobis-wrmf     the two for the vectors of users of a weighted factorization of width 16
+neighbors-wrmf       (`ensue.models.baselines.wrmf`)
+crowding-16          neighbors-16, negative: large for users who lie close together
 clicks               number of clicks
 popularity           mean logarithm of the popularity of what is clicked
 rare                 share of the clicks on the less popular half of the items
 features             Mahalanobis distance in the three before, clicks as a logarithm
 ```
 
-The first two are the check of Tang, Wen and Wang (RecSys 2020, arXiv:2008.04876), who look at two
-factors by eye; the features are among those of Chirita, Nejdl and Zamfir (WIDM 2005), for clicks.
+Looking at the factors is the check of Tang, Wen and Wang (RecSys 2020, arXiv:2008.04876), who do it
+in two dimensions and by eye; the features are among those of Chirita, Nejdl and Zamfir (WIDM 2005),
+for clicks.
 
 Shapes: N users (real ones first), I items, D factors.
 """
@@ -28,16 +31,18 @@ import torch
 from numpy.typing import NDArray
 
 from ensue.audit.clicks import Clicks
+from ensue.data.cooccurrence import transpose
 from ensue.evaluation.ranking.metrics import auc
+from ensue.models.baselines.wrmf import half_sweep, initial_vectors
 
 Floats = NDArray[np.float64]
 
 NUM_NEIGHBORS = 10
 MAX_REFERENCES = 20_000  # users among whom neighbors are looked for, a sample where there are more
 BLOCK_USERS = 512
-DIMS = (2, 16)
+WIDTH, SWEEPS, WEIGHT, RIDGE = 16, 10, 20.0, 0.05  # of the weighted factorization
 DETECTORS = (
-    *(f"{name}-{dim}" for dim in DIMS for name in ("mahalanobis", "neighbors")),
+    *(f"{name}-{place}" for place in (2, 16, "wrmf") for name in ("mahalanobis", "neighbors")),
     "crowding-16",
     "clicks",
     "popularity",
@@ -59,10 +64,11 @@ def suspicions(clicks: Clicks, *, seed: int) -> dict[str, Floats]:
         seed: of the random start of the factors, and of the sample of references.
     """
     found: dict[str, Floats] = {}
-    for dim in DIMS:
-        places = user_factors(clicks, dim, seed=seed)
-        found[f"mahalanobis-{dim}"] = mahalanobis(places)
-        found[f"neighbors-{dim}"] = neighbor_distances(places, seed=seed)
+    factors = user_factors(clicks, 16, seed=seed)
+    of_places = {"2": factors[:, :2], "16": factors, "wrmf": wrmf_factors(clicks, seed=seed)}
+    for name, places in of_places.items():
+        found[f"mahalanobis-{name}"] = mahalanobis(places)
+        found[f"neighbors-{name}"] = neighbor_distances(places, seed=seed)
     features = _features(clicks)
     found["crowding-16"] = -found["neighbors-16"]
     found |= dict(zip(("clicks", "popularity", "rare"), features.T, strict=True))
@@ -112,6 +118,18 @@ def user_factors(clicks: Clicks, dim: int, *, seed: int) -> Floats:
         )
     places: Floats = (left * singular)[:, :wanted].numpy()
     return places
+
+
+def wrmf_factors(clicks: Clicks, *, seed: int) -> Floats:
+    """Return the vectors of users [N, WIDTH] of a weighted factorization of the clicks."""
+    by_user = torch.from_numpy(clicks.offsets), torch.from_numpy(clicks.columns)
+    transposed = transpose(clicks.offsets, clicks.columns, clicks.num_items - 1)
+    by_item = torch.from_numpy(transposed[0]), torch.from_numpy(transposed[1])
+    items = initial_vectors(clicks.num_items, WIDTH, seed)
+    for _ in range(SWEEPS):
+        users = half_sweep(items, *by_user, WEIGHT, RIDGE)
+        items = half_sweep(users, *by_item, WEIGHT, RIDGE)
+    return users.double().numpy()
 
 
 def mahalanobis(places: Floats) -> Floats:

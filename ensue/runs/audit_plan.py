@@ -31,10 +31,11 @@ class Victim:
 
     def settings(self, seed: int) -> dict[str, Any]:
         """Return the run's own settings; its training begins at its own seed plus `seed`."""
-        training = self.run.info["training"]
+        config, training = self.run.info["config"], self.run.info["training"]
         if training is None:
-            return dict(self.run.info["config"])
-        return {**self.run.info["config"], **training, "seed": training["seed"] + seed}
+            return dict(config)
+        # A name that both have is the model's, as in ensue train.
+        return {**training, "seed": training["seed"] + seed, **config}
 
     def is_clean_for(self, seed: int) -> bool:
         """Whether the given run is what a training on the clean data with `seed` would give."""

@@ -15,8 +15,10 @@ from ensue.audit.detectors import (
     neighbor_distances,
     suspicions,
     user_factors,
+    wrmf_factors,
 )
 from ensue.errors import UsageError
+from ensue.models.baselines.wrmf import initial_vectors
 from tests.helpers import make_dataset
 
 
@@ -35,6 +37,28 @@ def test_factors_are_those_of_a_full_decomposition() -> None:
     signs = np.sign((places * expected).sum(axis=0))
     np.testing.assert_allclose(places * signs, expected, atol=1e-6)
     assert user_factors(random_clicks(3, 25, 0), 16, seed=0).shape == (3, 3)
+
+
+def test_weighted_factors_are_those_of_least_squares() -> None:
+    clicks = random_clicks(9, 6, 3)
+    dense = clicks.dense(np.arange(9)).astype(float)
+
+    def solve(others: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        ridge = 0.05 * np.eye(16)
+        weights = [np.diag(1 + 19 * row) for row in rows]
+        return np.stack(
+            [
+                np.linalg.solve(others.T @ w @ others + ridge, others.T @ w @ row)
+                for w, row in zip(weights, rows, strict=True)
+            ]
+        )
+
+    items = initial_vectors(6, 16, 5).double().numpy()
+    for _ in range(10):
+        users = solve(items, dense)
+        items = solve(users, dense.T)
+    found = wrmf_factors(clicks, seed=5)
+    np.testing.assert_allclose(found @ found.T, users @ users.T, rtol=1e-3, atol=1e-3)
 
 
 def test_distances_are_those_of_their_definitions() -> None:

@@ -17,6 +17,7 @@ from ensue.audit.clicks import Clicks
 from ensue.cli.main import app
 from ensue.data.dataset import Dataset
 from ensue.errors import ConfigError, DataError, UsageError
+from ensue.models.table import METHODS
 from ensue.runs import audit_units
 from ensue.runs.audit import audit
 from ensue.runs.audit_result import Audit, Outcome, key_of, summarize
@@ -265,6 +266,19 @@ def without_seconds(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: without_seconds(own) for name, own in value.items() if name != "seconds"}
     return [without_seconds(own) for own in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.slow
+def test_every_model_can_be_audited(tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data")
+    runs = []
+    for name, method in METHODS.items():
+        settings = {} if method.is_fitted else {"epochs": 1}
+        runs.append(ensue.train(name, data, out=tmp_path / name, **settings))
+    asked = {**ASKED, "targets": ["tail"], "defences": ["cap", "drop:20%@clicks"], "seeds": (0,)}
+    found = audit(runs, out=tmp_path / "out", attacks=["bandwagon"], **asked)
+    assert [e.victim for e in found.attacked] == list(METHODS)
+    assert len(found.effects) == 3 * len(METHODS)
 
 
 @pytest.mark.slow
