@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+import polars as pl
 import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner
@@ -279,6 +280,31 @@ def test_every_model_can_be_audited(tmp_path: Path) -> None:
     found = audit(runs, out=tmp_path / "out", attacks=["bandwagon"], **asked)
     assert [e.victim for e in found.attacked] == list(METHODS)
     assert len(found.effects) == 3 * len(METHODS)
+
+
+@pytest.mark.slow
+def test_fake_users_without_features_or_context_are_trained_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    log = [
+        {"user": f"u{u}", "item": f"i{i}", "time": 100 * u + n, "place": f"p{n % 2}"}
+        for u in range(30)
+        for n, i in enumerate(rng.permutation(15)[:8])
+    ]
+    pl.DataFrame(log).write_csv(tmp_path / "log.csv")
+    users = [{"user": f"u{u}", "age": u, "group": f"g{u % 3}"} for u in range(30)]
+    pl.DataFrame(users).write_csv(tmp_path / "users.csv")
+    data = ensue.prepare(
+        tmp_path / "log.csv", tmp_path / "data", context="place", users=tmp_path / "users.csv",
+        features={"age": "numeric", "group": "categorical"},
+    )  # fmt: skip
+    runs = [
+        ensue.train("two_tower", data, out=tmp_path / "two_tower", epochs=1),
+        ensue.train("m3", data, out=tmp_path / "m3", epochs=1, context_in=["place"]),
+    ]
+    assert runs[0].info["features"]["users"]
+    asked = {**ASKED, "targets": ["tail"], "defences": [], "seeds": (0,), "k": 3}
+    found = audit(runs, out=tmp_path / "out", attacks=["bandwagon"], order="last", **asked)
+    assert len(found.effects) == 2
 
 
 @pytest.mark.slow
