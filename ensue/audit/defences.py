@@ -28,7 +28,7 @@ from ensue.errors import UsageError
 
 Floats = NDArray[np.float64]
 
-DEFAULTS = {"drop": (0.02, "features"), "cap": (0.5, None)}
+DEFAULTS = {"drop": (0.05, "any"), "cap": (0.5, None)}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def parse_defence(text: str) -> Defence:
     """Return the defence that a text names.
 
     >>> parse_defence("drop:5%").name, parse_defence("cap").share
-    ('drop:5%@features', 0.5)
+    ('drop:5%@any', 0.5)
 
     Raises:
         UsageError: it names none.

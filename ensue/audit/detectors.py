@@ -15,6 +15,8 @@ clicks               number of clicks
 popularity           mean logarithm of the popularity of what is clicked
 rare                 share of the clicks on the less popular half of the items
 features             Mahalanobis distance in the three before, clicks as a logarithm
+any                  largest of the shares of users that mahalanobis-16, neighbors-16, crowding-16
+                     and features give a smaller number: for who does not know what to look for
 ```
 
 Looking at the factors is the check of Tang, Wen and Wang (RecSys 2020, arXiv:2008.04876), who do it
@@ -48,7 +50,9 @@ DETECTORS = (
     "popularity",
     "rare",
     "features",
+    "any",
 )
+COMBINED = ("mahalanobis-16", "neighbors-16", "crowding-16", "features")
 
 
 def join_clicks(real: Clicks, fakes: Clicks) -> Clicks:
@@ -75,7 +79,13 @@ def suspicions(clicks: Clicks, *, seed: int) -> dict[str, Floats]:
     found["features"] = mahalanobis(
         np.column_stack([np.log1p(features[:, 0]), features[:, 1], features[:, 2]])
     )
+    found["any"] = np.max([_shares_below(found[name]) for name in COMBINED], axis=0)
     return {name: found[name] for name in DETECTORS}
+
+
+def _shares_below(values: Floats) -> Floats:
+    """Return the share of users with a smaller number than each [N]."""
+    return np.searchsorted(np.sort(values), values) / len(values)
 
 
 def detectability(found: dict[str, Floats], num_real: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ for real users is compared with that in the model without. Nothing is changed wh
 ```
 DIR/plan.json                                   what is asked
 DIR/attacks/ATTACK/TARGETS/FAKES/SEED/          fakes.npz and, last, attack.json
-DIR/clean/MODEL/SEED/                           hits.npy and, last, outcome.json
+DIR/clean/MODEL/SEED/DEFENCE/                   hits.npy and, last, outcome.json
 DIR/poisoned/MODEL/ATTACK/TARGETS/FAKES/SEED/DEFENCE/    the same
 DIR/audit.json                                  what all of it comes to
 DIR/audit.html                                  a page about it
@@ -36,7 +36,7 @@ from ensue.progress import Advance, track
 from ensue.runs.audit_page import build_audit_html
 from ensue.runs.audit_plan import Plan, open_victims, parse_budget, parse_targets
 from ensue.runs.audit_result import Audit, Found, Outcome, key_of, summarize
-from ensue.runs.audit_units import Poisoned, measure_clean, measure_poisoned
+from ensue.runs.audit_units import Poisoned, TrainingData, measure
 from ensue.runs.output import open_output
 from ensue.runs.plots import has_plots
 from ensue.runs.run import Run
@@ -123,16 +123,19 @@ def _run(plan: Plan, out: Path) -> Audit:
     measured: list[tuple[Outcome, NDArray[np.bool_]]] = []
     with track("audit", plan.num_units, unit="trainings") as advance:
         for seed in plan.seeds:
-            for victim in plan.victims:
-                measured += measure_clean(plan, victim, seed, out)
-                advance(1, model=victim.name)
+            clean = TrainingData(plan, seed, out)
+            for defence in (None, *plan.defences):
+                for victim in plan.victims:
+                    measured += measure(plan, victim, clean, defence, out)
+                    advance(1, model=victim.name)
+            clean.close()
         for case in plan.cases():
             poisoned = Poisoned(plan, case, out)
             found.append(poisoned.attack(_watch(advance, case.attack)))
             advance(1, attack=case.attack)
             for defence in (None, *plan.defences):
                 for victim in plan.victims:
-                    measured += measure_poisoned(plan, victim, poisoned, defence, out)
+                    measured += measure(plan, victim, poisoned, defence, out)
                     advance(1, model=victim.name)
             poisoned.close()
     outcomes = [outcome for outcome, _ in measured]

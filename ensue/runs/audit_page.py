@@ -250,6 +250,7 @@ def _defences(found: Audit) -> str:
     columns = [
         "defence", "model", "attack", "targets", "budget", f"hit rate@{k} after", "lift",
         "of the lift is left", *(f"change of {name}" for name in names),
+        f"change of {names[0]} without attack",
         "fake clicks left out", "real clicks left out",
     ]  # fmt: skip
     rows = [
@@ -263,6 +264,7 @@ def _defences(found: Audit) -> str:
             Mean(effect.lift, effect.interval),
             _percent(effect.kept_lift),
             *(_percent(effect.change(name), sign=True) for name in names),
+            _percent(effect.cost(names[0]), sign=True),
             *(_percent((effect.left_out or {}).get(who)) for who in ("fake", "real")),
         ]
         for effect in found.effects
@@ -270,9 +272,10 @@ def _defences(found: Audit) -> str:
     ]
     said = notes(
         [
-            "The model is trained on what the defence leaves of the poisoned data; lift and change "
-            "of accuracy are against the model without fake users. A defence acts on real users "
-            "too: that is its cost, and it is paid without an attack as well.",
+            "The model is trained on what the defence leaves of the poisoned data. The lift is "
+            "against a model with the same defence and without fake users, since a defence moves "
+            "items by itself. Accuracy is against the model without both: what a defence costs is "
+            "paid without an attack as well.",
             _verdict(found, names[0]),
         ]
     )

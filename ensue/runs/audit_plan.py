@@ -169,8 +169,8 @@ class Plan:
     def num_units(self) -> int:
         """How many attacks and measured models there are."""
         num_cases = sum(1 for _ in self.cases())
-        of_a_case = 1 + len(self.victims) * (1 + len(self.defences))
-        return num_cases * of_a_case + len(self.victims) * len(self.seeds)
+        of_data = len(self.victims) * (1 + len(self.defences))
+        return num_cases * (1 + of_data) + len(self.seeds) * of_data
 
     def identity(self) -> dict[str, Any]:
         """Return what the audit is, as JSON holds it."""

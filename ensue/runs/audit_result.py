@@ -69,7 +69,9 @@ class Effect:
     before, after: the hit rate of the targets; lift: the difference, with an interval over users
     (their means over seeds are resampled) and the smallest and largest of a seed.
     rank_before, rank_after: mean rank. accuracy: name -> [before, after].
-    kept_lift: of a defence, its lift over that without it; None where that is not above 0.
+    Of a defence, `before` and `rank_before` are with it too: it moves targets without an attack.
+    accuracy is against the model without it, and so is unattacked, that of the defence alone.
+    kept_lift: its lift over that without it; None where that is not above 0.
     """
 
     victim: str
@@ -87,13 +89,17 @@ class Effect:
     rank_before: float | None
     rank_after: float | None
     accuracy: dict[str, tuple[float, float]]
+    unattacked: dict[str, tuple[float, float]] | None = None
     left_out: dict[str, float] | None = None
     kept_lift: float | None = None
 
     def change(self, metric: str) -> float | None:
         """Return the relative change of a metric of accuracy; None where it was 0."""
-        before, after = self.accuracy[metric]
-        return after / before - 1 if before else None
+        return _change(self.accuracy[metric])
+
+    def cost(self, metric: str) -> float | None:
+        """Return the relative change that a defence makes without an attack; None likewise."""
+        return None if self.unattacked is None else _change(self.unattacked[metric])
 
 
 @dataclass(frozen=True)
@@ -172,11 +178,13 @@ def summarize(
             continue
         victim, attack, targets, budget, _, defence = key_of(outcome)
         assert budget is not None
-        clean = [(victim, None, targets, None, seed, None) for seed in seeds]
+        plain = [(victim, None, targets, None, seed, None) for seed in seeds]
+        clean = [(victim, None, targets, None, seed, defence) for seed in seeds]
         keys = [(victim, attack, targets, budget, seed, defence) for seed in seeds]
-        if not all(key in known for key in (*clean, *keys)):
+        if not all(key in known for key in (*plain, *clean, *keys)):
             continue
         effect = _effect(
+            [known[key] for key in plain],
             [known[key] for key in clean],
             [known[key] for key in keys],
             np.mean([hits[b].astype(float) - hits[a] for a, b in zip(clean, keys, strict=True)], 0),
@@ -188,6 +196,7 @@ def summarize(
 
 
 def _effect(
+    plain: list[Outcome],
     before: list[Outcome],
     after: list[Outcome],
     changes: NDArray[np.float64],
@@ -197,6 +206,7 @@ def _effect(
     """Return the effect of outcomes of the same seeds.
 
     Args:
+        plain: without an attack or a defence; before: with the defence of `after`.
         changes: [U] of the hit of each user, means over seeds.
         undefended: the effect of the same attack without the defence.
     """
@@ -221,16 +231,29 @@ def _effect(
         of_seeds=(min(lifts), max(lifts)),
         rank_before=_mean([one.mean_rank for one in before]),
         rank_after=_mean([one.mean_rank for one in after]),
-        accuracy={
-            name: (
-                statistics.fmean(one.accuracy[name] for one in before),
-                statistics.fmean(one.accuracy[name] for one in after),
-            )
-            for name in first.accuracy
-        },
+        accuracy=_accuracies(plain, after),
+        unattacked=_accuracies(plain, before) if first.defence else None,
         left_out=_mean_of([one.left_out for one in after if one.left_out]),
         kept_lift=lift / undefended.lift if is_known and undefended and first.defence else None,
     )
+
+
+def _accuracies(
+    before: Sequence[Outcome], after: Sequence[Outcome]
+) -> dict[str, tuple[float, float]]:
+    """Return name -> (before, after), means over seeds."""
+    return {
+        name: (
+            statistics.fmean(one.accuracy[name] for one in before),
+            statistics.fmean(one.accuracy[name] for one in after),
+        )
+        for name in before[0].accuracy
+    }
+
+
+def _change(values: tuple[float, float]) -> float | None:
+    before, after = values
+    return after / before - 1 if before else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -41,26 +41,83 @@ NO_DEFENCE = "none"
 Hits = NDArray[np.bool_]
 
 
-class Poisoned:
-    """The fake users of a case, and the data that hold them; each is made when it is needed."""
+class TrainingData:
+    """The data of a seed, as they are and as a defence leaves them; made when they are needed.
+
+    folder: of what is measured, below that of a model. work: of the data. targets: columns by name.
+    """
+
+    case: Case | None = None
+
+    def __init__(self, plan: Plan, seed: int, out: Path) -> None:
+        self.plan, self.seed = plan, seed
+        self.kind, self.folder = "clean", Path(str(seed))
+        self.work = out / "work" / self.kind / self.folder
+        self.targets = {one.name: plan.columns[one.name, seed] for one in plan.targets}
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data as they are."""
+        return self.plan.dataset
+
+    @cached_property
+    def clicks(self) -> Clicks:
+        """Training clicks of all users, real ones first."""
+        return self.plan.clicks
+
+    @cached_property
+    def suspicions(self) -> dict[str, NDArray[np.float64]]:
+        """What each detector says of each user."""
+        return suspicions(self.clicks, seed=self.seed)
+
+    @cached_property
+    def is_trained_on(self) -> NDArray[np.bool_]:
+        """Which rows of the dataset are training data."""
+        return self.dataset.column("split") < TRAINED[self.plan.part]
+
+    def defended(self, defence: Defence) -> tuple[Dataset, dict[str, float]]:
+        """Return what a defence leaves of the data, and the shares of clicks that it leaves out."""
+        keep = kept_rows(defence, self.dataset, self.is_trained_on, self.suspicions, seed=self.seed)
+        is_fake = self.dataset.column("user") > self.plan.dataset.num_users
+        shares = {
+            name: float(1 - keep[of & self.is_trained_on].mean())
+            for name, of in (("fake", is_fake), ("real", ~is_fake))
+            if (of & self.is_trained_on).any()
+        }
+        folder = self.work / _folder_name(defence.name) / "data"
+        if (folder / "dataset.json").is_file():
+            return Dataset(folder), shares
+        return write_rows(self.dataset, folder, keep), shares
+
+    def close(self) -> None:
+        """Give up the data."""
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+class Poisoned(TrainingData):
+    """The data with the fake users of a case."""
+
+    case: Case
 
     def __init__(self, plan: Plan, case: Case, out: Path) -> None:
-        self.plan, self.case, self.out = plan, case, out
-        self.folder = out / "attacks" / case.folder
-        self.work = out / "work" / "poisoned" / case.folder
-        self.targets = plan.columns[case.targets.name, case.seed]
+        super().__init__(plan, case.seed, out)
+        self.case = case
+        self.kind, self.folder = "poisoned", case.folder
+        self.work = out / "work" / self.kind / self.folder
+        self.targets = {case.targets.name: plan.columns[case.targets.name, case.seed]}
+        self._stored = out / "attacks" / case.folder
 
     def attack(self, watch: Callable[[AttackStep], None]) -> Found:
         """Return what the attack found; its fake users are stored."""
-        file = self.folder / "attack.json"
+        file = self._stored / "attack.json"
         if file.is_file():
             return Found(**json.loads(file.read_text(encoding="utf-8")))
         started = time.perf_counter()
         plan, case = self.plan, self.case
         result = plan.attacks[case.attack].run(
-            plan.clicks, self.targets, case.budget.num_fakes, seed=case.seed, watch=watch
+            plan.clicks, self._promoted, case.budget.num_fakes, seed=case.seed, watch=watch
         )
-        with atomic_file(self.folder / "fakes.npz") as temporary, temporary.open("wb") as opened:
+        with atomic_file(self._stored / "fakes.npz") as temporary, temporary.open("wb") as opened:
             np.savez(opened, offsets=result.fakes.offsets, columns=result.fakes.columns)
         found = Found(
             attack=case.attack,
@@ -78,53 +135,38 @@ class Poisoned:
         write_json(file, asdict(found))
         return found
 
+    @property
+    def _promoted(self) -> NDArray[np.int64]:
+        """The targets of the case [S]."""
+        return self.targets[self.case.targets.name]
+
     @cached_property
     def fakes(self) -> Clicks:
         """The stored fake users."""
-        with np.load(self.folder / "fakes.npz", allow_pickle=False) as stored:
+        with np.load(self._stored / "fakes.npz", allow_pickle=False) as stored:
             return Clicks(stored["offsets"], stored["columns"], self.plan.clicks.num_items)
 
     @cached_property
-    def suspicions(self) -> dict[str, NDArray[np.float64]]:
-        """What each detector says of each user, real ones first."""
-        return suspicions(join_clicks(self.plan.clicks, self.fakes), seed=self.case.seed)
+    def clicks(self) -> Clicks:
+        """Training clicks of all users, real ones first."""
+        return join_clicks(self.plan.clicks, self.fakes)
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The poisoned dataset."""
+        """The data with fake users."""
         folder = self.work / "data"
         if (folder / "dataset.json").is_file():
             return Dataset(folder)
         plan = self.plan
         dated = date_fakes(
-            self.fakes, self.targets, plan.dataset, plan.part, order=plan.order, seed=self.case.seed
+            self.fakes,
+            self._promoted,
+            plan.dataset,
+            plan.part,
+            order=plan.order,
+            seed=self.case.seed,
         )
         return write_poisoned(plan.dataset, folder, dated)
-
-    @cached_property
-    def is_trained_on(self) -> NDArray[np.bool_]:
-        """Which rows of the poisoned dataset are training data."""
-        return self.dataset.column("split") < TRAINED[self.plan.part]
-
-    def defended(self, defence: Defence) -> tuple[Dataset, dict[str, float]]:
-        """Return what a defence leaves of the data, and the shares of clicks that it leaves out."""
-        keep = kept_rows(
-            defence, self.dataset, self.is_trained_on, self.suspicions, seed=self.case.seed
-        )
-        is_fake = self.dataset.column("user") > self.plan.dataset.num_users
-        shares = {
-            name: float(1 - keep[of & self.is_trained_on].mean())
-            for name, of in (("fake", is_fake), ("real", ~is_fake))
-            if (of & self.is_trained_on).any()
-        }
-        folder = self.work / _folder_name(defence.name) / "data"
-        if (folder / "dataset.json").is_file():
-            return Dataset(folder), shares
-        return write_rows(self.dataset, folder, keep), shares
-
-    def close(self) -> None:
-        """Give up the data; fake users stay."""
-        shutil.rmtree(self.work, ignore_errors=True)
 
     def _quantiles(self) -> dict[str, dict[str, list[float]]]:
         num_real = self.plan.clicks.num_users
@@ -137,52 +179,47 @@ class Poisoned:
         }
 
 
-def measure_clean(plan: Plan, victim: Victim, seed: int, out: Path) -> list[tuple[Outcome, Hits]]:
-    """Return a model trained without fake users, measured for the targets of a seed."""
-    folder = out / "clean" / victim.folder / str(seed)
-    names = [targets.name for targets in plan.targets]
-    if not (folder / "outcome.json").is_file():
-        started = time.perf_counter()
-        work = out / "work" / "clean" / victim.folder / str(seed)
-        is_given = victim.is_clean_for(seed)
-        run = victim.run if is_given else _train(victim, plan.dataset, seed, work)
-        model = run.model
-        accuracy = _accuracy(plan, model, plan.dataset)
-        every = np.concatenate([plan.columns[name, seed] for name in names])
-        ends = np.cumsum([len(plan.columns[name, seed]) for name in names])
-        ranks = np.split(_ranks(plan, model, plan.dataset, every), ends[:-1], axis=1)
-        seconds = time.perf_counter() - started
-        outcomes = [
-            _outcome(plan, victim, None, name, seed, ranked, accuracy, seconds)
-            for name, ranked in zip(names, ranks, strict=True)
-        ]
-        _store(folder, outcomes, [hits(ranked, plan.k) for ranked in ranks])
-        shutil.rmtree(work, ignore_errors=True)
-    return _stored(folder)
-
-
-def measure_poisoned(
-    plan: Plan, victim: Victim, poisoned: Poisoned, defence: Defence | None, out: Path
+def measure(
+    plan: Plan, victim: Victim, data: TrainingData, defence: Defence | None, out: Path
 ) -> list[tuple[Outcome, Hits]]:
-    """Return a model trained with fake users, or on what a defence leaves of the data, measured."""
-    case, name = poisoned.case, NO_DEFENCE if defence is None else defence.name
-    folder = out / "poisoned" / victim.folder / case.folder / _folder_name(name)
+    """Return a model trained on the data, or on what a defence leaves of them, measured.
+
+    One outcome for each name of targets, with the hit of each real user [U].
+    """
+    name = NO_DEFENCE if defence is None else defence.name
+    folder = out / data.kind / victim.folder / data.folder / _folder_name(name)
     if not (folder / "outcome.json").is_file():
         started = time.perf_counter()
-        data, left_out = poisoned.dataset, None
+        work = data.work / _folder_name(name) / victim.folder
+        left_out: dict[str, float] | None = None
         if defence is not None:
-            data, left_out = poisoned.defended(defence)
-        work = poisoned.work / _folder_name(name) / victim.folder
-        model = _train(victim, data, case.seed, work).model
+            rest, left_out = data.defended(defence)
+            model = _train(victim, rest, data.seed, work).model
+        elif data.case is None and victim.is_clean_for(data.seed):
+            model = victim.run.model
+        else:
+            model = _train(victim, data.dataset, data.seed, work).model
         # Left out of the training or not, a user is recommended to by the whole history.
-        accuracy = _accuracy(plan, model, poisoned.dataset)
-        ranks = _ranks(plan, model, poisoned.dataset, poisoned.targets)
+        accuracy = _accuracy(plan, model, data.dataset)
+        ranks = _ranks(plan, model, data)
         seconds = time.perf_counter() - started
-        outcome = _outcome(
-            plan, victim, case, case.targets.name, case.seed, ranks, accuracy, seconds,
-            defence=defence, left_out=left_out,
-        )  # fmt: skip
-        _store(folder, [outcome], [hits(ranks, plan.k)])
+        case = data.case
+        outcomes = [
+            Outcome(
+                victim=victim.name,
+                attack=case.attack if case else None,
+                targets=targets,
+                budget=case.budget.name if case else None,
+                seed=data.seed,
+                defence=defence.name if defence else None,
+                **asdict(target_metrics(ranked, plan.dataset.num_items, k=plan.k)),
+                accuracy=accuracy,
+                left_out=left_out,
+                seconds=seconds,
+            )
+            for targets, ranked in ranks.items()
+        ]
+        _store(folder, outcomes, [hits(ranked, plan.k) for ranked in ranks.values()])
         shutil.rmtree(work, ignore_errors=True)
     return _stored(folder)
 
@@ -214,37 +251,12 @@ def _accuracy(plan: Plan, model: Model, dataset: Dataset) -> dict[str, float]:
     return evaluate(model, dataset, split="test", ks=ks, num_resamples=0).metrics
 
 
-def _ranks(
-    plan: Plan, model: Model, dataset: Dataset, targets: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    return target_ranks(model, dataset, targets, num_users=plan.dataset.num_users)
-
-
-def _outcome(
-    plan: Plan,
-    victim: Victim,
-    case: Case | None,
-    targets: str,
-    seed: int,
-    ranks: NDArray[np.int64],
-    accuracy: dict[str, float],
-    seconds: float,
-    *,
-    defence: Defence | None = None,
-    left_out: dict[str, float] | None = None,
-) -> Outcome:
-    return Outcome(
-        victim=victim.name,
-        attack=case.attack if case else None,
-        targets=targets,
-        budget=case.budget.name if case else None,
-        seed=seed,
-        defence=defence.name if defence else None,
-        **asdict(target_metrics(ranks, plan.dataset.num_items, k=plan.k)),
-        accuracy=accuracy,
-        left_out=left_out,
-        seconds=seconds,
-    )
+def _ranks(plan: Plan, model: Model, data: TrainingData) -> dict[str, NDArray[np.int64]]:
+    """Return the ranks [U, S] of the targets of each name."""
+    every = np.concatenate(list(data.targets.values()))
+    ends = np.cumsum([len(columns) for columns in data.targets.values()])
+    ranks = target_ranks(model, data.dataset, every, num_users=plan.dataset.num_users)
+    return dict(zip(data.targets, np.split(ranks, ends[:-1], axis=1), strict=True))
 
 
 def _store(folder: Path, outcomes: list[Outcome], hit: list[Hits]) -> None:

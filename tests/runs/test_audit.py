@@ -91,7 +91,7 @@ def found(folder: Path) -> Audit:
 
 def test_a_planted_attack_pushes_its_targets(found: Audit) -> None:
     assert len(found.found) == 2 * 2
-    assert len(found.outcomes) == 2 * 2 * 2 + 2 * 2 * 2 * 2
+    assert len(found.outcomes) == 2 * 2 * 2 * 2 + 2 * 2 * 2 * 2
     assert len(found.effects) == 2 * 2 * 2
     (strong,) = (e for e in found.attacked if (e.victim, e.targets) == ("knn", "items"))
     assert strong.after > strong.before + 0.2
@@ -119,7 +119,11 @@ def test_the_numbers_are_those_of_a_training_by_hand(found: Audit, folder: Path)
     )
     assert outcome.hit_rate == num_hits / NUM_USERS
     given = ensue.load(folder / "knn").evaluate(ks=(5, 10), num_resamples=0).metrics
-    clean = [one for one in found.outcomes if one.attack is None and one.victim == "knn"]
+    clean = [
+        one
+        for one in found.outcomes
+        if (one.victim, one.attack, one.defence) == ("knn", None, None)
+    ]
     assert [one.accuracy for one in clean] == [given] * 4  # two targets, two seeds
 
 
@@ -167,6 +171,7 @@ def outcome(seed: int, attack: str | None, rate: float, defence: str | None = No
 
 def test_effects_are_means_over_seeds() -> None:
     outcomes = [outcome(seed, None, 0.0) for seed in (0, 1)]
+    outcomes += [outcome(seed, None, 0.25, "cap") for seed in (0, 1)]
     outcomes += [outcome(0, "x", 0.5), outcome(1, "x", 1.0)]
     outcomes += [outcome(0, "x", 0.0, "cap"), outcome(1, "x", 0.75, "cap"), outcome(0, "y", 1.0)]
     rng = np.random.default_rng(0)
@@ -177,7 +182,9 @@ def test_effects_are_means_over_seeds() -> None:
     assert plain.interval[0] < 0.75 < plain.interval[1]
     assert plain.accuracy == {"recall@5": (0.5, 0.4)}
     assert plain.change("recall@5") == pytest.approx(-0.2)
-    assert (capped.lift, capped.kept_lift, plain.kept_lift) == (0.375, 0.5, None)
+    assert (capped.before, capped.lift, capped.of_seeds) == (0.25, 0.125, (-0.25, 0.5))
+    assert (capped.kept_lift, plain.kept_lift) == (pytest.approx(1 / 6), None)
+    assert (capped.accuracy["recall@5"], capped.cost("recall@5")) == ((0.5, 0.4), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -227,17 +234,17 @@ def test_an_interrupted_audit_goes_on_to_the_same_numbers(folder: Path, tmp_path
     )
     asked = {**ASKED, "targets": ["tail"], "budgets": [9], "defences": ["cap"]}
     whole = audit([run], out=tmp_path / "whole", attacks=[Planted()], **asked)
-    assert len(whole.outcomes) == 2 + 2 * 2
-    units, calls = audit_units.measure_poisoned, []
+    assert len(whole.outcomes) == 2 * 2 + 2 * 2
+    units, calls = audit_units.measure, []
 
     def interrupt(*arguments: Any) -> Any:
         calls.append(arguments)
-        if len(calls) == 2:
+        if len(calls) == 6:
             raise KeyboardInterrupt
         return units(*arguments)
 
     out = tmp_path / "out"
-    with patch("ensue.runs.audit.measure_poisoned", interrupt), pytest.raises(KeyboardInterrupt):
+    with patch("ensue.runs.audit.measure", interrupt), pytest.raises(KeyboardInterrupt):
         audit([run], out=out, attacks=[Planted()], **asked)
     with pytest.raises(UsageError, match="Continue it with --resume"):
         audit([run], out=out, attacks=[Planted()], **asked)
