@@ -7,8 +7,8 @@ so the loss is that of a factorization with the hidden layer as the vectors of i
 [users, items] is made. Only the cells of fake users are all looked at.
 The scores of real users depend on fake cells in two ways: by the training, and directly, since fake
 users are inputs of the trained model. With tracked_epochs=0 the gradient is the second part alone.
-Departures: all steps are tracked by default; layers are differentiated by hand in the first and the
-last, where users are, and by autograd between.
+Departure: the first and the last layer, where users are, are differentiated by hand, and those
+between by autograd.
 Shapes: U real users, F fake users, N = U + F, I items, B items of a batch, H width of the first and
 the last hidden layer, D = H + 1 with the bias, R clicks.
 """
@@ -42,25 +42,27 @@ _SELU_SCALE, _SELU_FLOOR = 1.0507009873554805, 1.7580993408473766  # the floor i
 
 
 class ItemAeConfig(Config):
-    """Settings of the surrogate; the defaults are the authors', but for tracked_epochs.
+    """Settings of the surrogate; the defaults are the authors'.
 
     hidden: widths of the encoder; the decoder has them in reverse. weight: of a click's squared
     error, where a cell without a click has 1. weights: "constant" ones are no function of a fake
     cell in the gradient; "relaxed" ones go from 1 to `weight` with it.
     tracked_epochs: the last ones the gradient goes through; None is all, 0 leaves the training out.
-    Memory grows with the root of their steps. k: of the hit rate.
+    Memory grows with the root of their steps, and numbers grow large in the first ones: Adam moves
+    rows of users without a click in a batch by tiny gradients, which a click changes out of
+    proportion. k: of the hit rate.
     """
 
-    hidden: tuple[int, ...] = Field((256, 128), min_length=1)
+    hidden: tuple[int, ...] = Field(default=(256, 128), min_length=1)
     activation: Literal["tanh", "selu"] = "tanh"
-    epochs: int = Field(50, ge=1)
-    batch_items: int = Field(2048, ge=1)
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-6, ge=0)
-    weight: float = Field(20.0, ge=1)
+    epochs: int = Field(default=50, ge=1)
+    batch_items: int = Field(default=2048, ge=1)
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-6, ge=0)
+    weight: float = Field(default=20.0, ge=1)
     weights: Weights = "constant"
-    tracked_epochs: int | None = Field(None, ge=0)
-    k: int = Field(50, ge=1)
+    tracked_epochs: int | None = Field(default=5, ge=0)
+    k: int = Field(default=50, ge=1)
 
 
 class _Activation(NamedTuple):
@@ -203,7 +205,7 @@ class ItemAeProblem:
 
     def _blocks(self) -> Sequence[Tensor]:
         """Return all items, as many at a time as in a step."""
-        return torch.arange(self._real.num_items).split(self._config.batch_items)
+        return _parts(torch.arange(self._real.num_items), self._config.batch_items)
 
     def _batch(self, items: Tensor) -> _Batch:
         positions, _ = take_rows(self._offsets, items)
@@ -284,7 +286,7 @@ class ItemAe:
         batches: list[Tensor] = []
         for _ in range(config.epochs):
             order = torch.randperm(real.num_items, generator=generator)
-            batches += order.split(config.batch_items)
+            batches += _parts(order, config.batch_items)
         self._problem = ItemAeProblem(real, batches, start, config=config)
         steps = len(batches) // config.epochs
         tracked = None if config.tracked_epochs is None else config.tracked_epochs * steps
@@ -316,8 +318,8 @@ def initial_parameters(
     widths = [num_users, *hidden, *hidden[-2::-1]]
     parameters = []
     for inputs, outputs in pairwise(widths):
-        weight, bias = torch.rand(inputs + 1, outputs, generator=generator).split([inputs, 1])
-        parameters += [_spread(weight, inputs), _spread(bias[0], inputs)]
+        rows = torch.rand(inputs + 1, outputs, generator=generator)
+        parameters += [_spread(rows[:-1], inputs), _spread(rows[-1], inputs)]
     last = torch.rand(num_users, widths[-1] + 1, generator=generator)
     return [*parameters, _spread(last, widths[-1])]
 
@@ -327,8 +329,17 @@ def _spread(uniform: Tensor, inputs: int) -> Tensor:
     return (2 * uniform - 1) / inputs**0.5
 
 
+def _parts(order: Tensor, size: int) -> list[Tensor]:
+    """Return consecutive parts of `size`, the last one shorter."""
+    return [order[first : first + size] for first in range(0, len(order), size)]
+
+
 def _layers(parameters: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Return weight and bias of each layer between the first and the last."""
+    """Return weight and bias of each layer between the first and the last.
+
+    Args:
+        parameters: an even number of them without the last layer, an odd one with it.
+    """
     between = parameters[2 : len(parameters) - len(parameters) % 2]
     return list(zip(between[::2], between[1::2], strict=True))
 

@@ -70,15 +70,15 @@ class OuterConfig(Config):
     users are the best by, the surrogate's hit rate (then its loss), or its loss.
     """
 
-    iterations: int = Field(30, ge=0)
-    lr: float = Field(1.0, gt=0)
-    momentum: float = Field(0.95, ge=0, lt=1)
-    threshold: float = Field(0.05, gt=0, lt=1)
+    iterations: int = Field(default=30, ge=0)
+    lr: float = Field(default=1.0, gt=0)
+    momentum: float = Field(default=0.95, ge=0, lt=1)
+    threshold: float = Field(default=0.05, gt=0, lt=1)
     click_targets: bool = False
     normalize: bool = True
-    limit: float | None = Field(None, gt=0)
+    limit: float | None = Field(default=None, gt=0)
     start: Literal["random", "first"] = "random"
-    max_start_clicks: int = Field(100, ge=1)
+    max_start_clicks: int = Field(default=100, ge=1)
     select: Literal["hit_rate", "loss"] = "hit_rate"
 
 
@@ -101,7 +101,7 @@ class LearnedAttack:
 
         Raises:
             UsageError: targets that are no distinct columns, no fake user, no user to copy, or a
-                surrogate whose training diverged.
+                surrogate whose training or gradient diverged.
         """
         config = self._config
         _check(real, targets, num_fakes)
@@ -122,10 +122,11 @@ class LearnedAttack:
         for iteration in range(config.iterations + 1):
             started = time.perf_counter()
             loss, gradient, hit_rate, mean_rank = surrogate.reply(fakes)
-            if not np.isfinite(loss):
+            if not np.isfinite(loss) or not np.isfinite(gradient).all():
                 raise UsageError(
-                    f"The surrogate {surrogate.name} must end at finite numbers; its loss is "
-                    f"{loss} in iteration {iteration}. Lower its lr."
+                    f"The surrogate {surrogate.name} must give finite numbers; its loss is {loss} "
+                    f"in iteration {iteration}, with a gradient up to {np.abs(gradient).max()}. "
+                    "Lower its lr, or track fewer steps."
                 )
             after = update.step(fakes, gradient)
             seconds = time.perf_counter() - started

@@ -39,12 +39,12 @@ class WrmfAlsConfig(Config):
     it. k: of the hit rate.
     """
 
-    dim: int = Field(128, ge=1)
-    sweeps: int = Field(10, ge=1)
-    weight: float = Field(20.0, ge=1)
-    ridge: float = Field(0.05, gt=0)
+    dim: int = Field(default=128, ge=1)
+    sweeps: int = Field(default=10, ge=1)
+    weight: float = Field(default=20.0, ge=1)
+    ridge: float = Field(default=0.05, gt=0)
     weights: Literal["constant", "relaxed"] = "constant"
-    k: int = Field(50, ge=1)
+    k: int = Field(default=50, ge=1)
 
 
 class WrmfAls:

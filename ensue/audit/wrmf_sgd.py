@@ -24,7 +24,7 @@ from ensue.audit.inner_steps import Adam
 from ensue.audit.learned import Reply
 from ensue.audit.target_loss import target_loss
 from ensue.audit.unroll import Unroll
-from ensue.audit.wrmf_kernels import add_gradient, add_hessian_product
+from ensue.audit.wrmf_kernels import Halves, add_gradient, add_hessian_product, in_halves
 from ensue.config import Config
 
 Weights = Literal["constant", "relaxed"]
@@ -39,16 +39,16 @@ class WrmfSgdConfig(Config):
     tracked_epochs: the last ones the gradient goes through; None is all. k: of the hit rate.
     """
 
-    dim: int = Field(128, ge=1)
-    epochs: int = Field(50, ge=1)
-    batch_users: int = Field(2048, ge=1)
-    lr: float = Field(1e-2, gt=0)
-    weight_decay: float = Field(1e-5, ge=0)
-    weight: float = Field(20.0, ge=1)
-    init_std: float = Field(0.1, gt=0)
+    dim: int = Field(default=128, ge=1)
+    epochs: int = Field(default=50, ge=1)
+    batch_users: int = Field(default=2048, ge=1)
+    lr: float = Field(default=1e-2, gt=0)
+    weight_decay: float = Field(default=1e-5, ge=0)
+    weight: float = Field(default=20.0, ge=1)
+    init_std: float = Field(default=0.1, gt=0)
     weights: Weights = "constant"
-    tracked_epochs: int | None = Field(None, ge=1)
-    k: int = Field(50, ge=1)
+    tracked_epochs: int | None = Field(default=None, ge=1)
+    k: int = Field(default=50, ge=1)
 
 
 class WrmfProblem:
@@ -79,7 +79,7 @@ class WrmfProblem:
         rows = Clicks.from_dense(fakes)
         offsets = np.concatenate([self._real.offsets, self._real.offsets[-1] + rows.offsets[1:]])
         columns = np.concatenate([self._real.columns, rows.columns])
-        self._clicks = Clicks(offsets, columns, self._real.num_items)
+        self._clicks = Halves.of(Clicks(offsets, columns, self._real.num_items))
         self._fakes = torch.from_numpy(fakes)
 
     def start(self) -> list[Tensor]:
@@ -99,11 +99,12 @@ class WrmfProblem:
         rows = torch.from_numpy(self._batches[step])
         batch = users[rows]  # [B, D]
         slopes = batch @ (2 * (items.T @ items))
-        to_users.zero_()
-        to_users[rows] = slopes
         torch.mm(items, 2 * (batch.T @ batch), out=to_items)
         loss = 0.5 * float(torch.dot(batch.flatten(), slopes.flatten()))
-        return loss + add_gradient(*self._clicks_of(step, users), *_arrays(*parameters, *out))
+        loss += sum(self._add(add_gradient, step, [users, items, to_items], slopes))
+        to_users.zero_()
+        to_users[rows] = slopes
+        return loss
 
     def pull_back(
         self,
@@ -121,11 +122,11 @@ class WrmfProblem:
         of_items, of_users = items.T @ item_directions, batch.T @ moved  # [D, D]
         products = moved @ (2 * (items.T @ items))
         products.addmm_(batch, 2 * (of_items + of_items.T))
-        to_users.index_add_(0, rows, products)
         to_items.addmm_(item_directions, 2 * (batch.T @ batch))
         to_items.addmm_(items, 2 * (of_users + of_users.T))
-        tables = _arrays(*parameters, *directions, *to_parameters)
-        add_hessian_product(*self._clicks_of(step, users), *tables)
+        tables = [*parameters, *directions, to_items]
+        self._add(add_hessian_product, step, tables, products)
+        to_users.index_add_(0, rows, products)
         is_fake = rows >= self._real.num_users
         fakes = rows[is_fake] - self._real.num_users
         if len(fakes):
@@ -142,10 +143,13 @@ class WrmfProblem:
             slopes -= 2 * extra * (clicked - users @ items.T)
         return slopes
 
-    def _clicks_of(self, step: int, like: Tensor) -> tuple[Any, ...]:
-        """Return what the kernels read of the clicks."""
-        weight = like.numpy().dtype.type(self._weight)
-        return self._batches[step], self._clicks.offsets, self._clicks.columns, weight
+    def _add(self, kernel: Any, step: int, tables: Sequence[Tensor], to_batch: Tensor) -> list[Any]:
+        """Run a kernel over the clicks of a batch."""
+        arrays = [table.numpy() for table in tables]
+        weight = arrays[0].dtype.type(self._weight)
+        return in_halves(
+            kernel, self._batches[step], self._clicks, [weight, *arrays], to_batch.numpy()
+        )
 
 
 class WrmfSgd:
@@ -203,9 +207,5 @@ def _shuffled(
     batches: list[NDArray[np.int64]] = []
     for _ in range(config.epochs):
         order = torch.randperm(num_users, generator=generator)
-        batches += [rows.numpy() for rows in order.split(config.batch_users)]
+        batches += [rows.numpy() for rows in torch.split(order, config.batch_users)]
     return batches
-
-
-def _arrays(*tensors: Tensor) -> list[Any]:
-    return [tensor.numpy() for tensor in tensors]

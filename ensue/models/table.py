@@ -249,6 +249,8 @@ METHODS: dict[str, Method] = {
     "ease": Method(EASE, space={"l2": Range(1.0, 10_000.0, log=True)}),
     "wrmf": Method(
         WRMF,
+        # Of Tang et al., RecSys 2020, as surrogate and victim of attacks on Gowalla.
+        presets={"gowalla": {"dim": 128, "weight": 20.0, "ridge": 0.05}},
         space={
             "dim": Range(16, 256, log=True),
             "weight": Range(1.0, 50.0, log=True),

@@ -155,6 +155,15 @@ def test_a_reply_is_repeatable_and_depends_on_the_epochs_tracked() -> None:
     assert np.array_equal(all_epochs.gradient, reply.gradient)
 
 
+def test_two_threads_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, fakes = surrogate()
+    alone = model.reply(fakes)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    together = model.reply(fakes)
+    assert together.loss == alone.loss
+    assert np.array_equal(together.gradient, alone.gradient)
+
+
 def test_a_weight_below_one_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"WrmfSgdConfig.weight.*0\.5"):
         make_config(WrmfSgdConfig, {"weight": 0.5})

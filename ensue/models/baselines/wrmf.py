@@ -23,19 +23,21 @@ from torch import Tensor
 from ensue.config import Config
 from ensue.data.cooccurrence import Incidence
 from ensue.data.histories import Histories, HistoryBatch
+from ensue.errors import ConfigError
 from ensue.models.base import FittedModel
 from ensue.nn.jagged import last_occurrences, row_numbers
 from ensue.nn.weighted_ridge import solve_rows, whiten
 
 _INITIAL_DEVIATION = 0.1
+_VANISHED = 1e-15  # lengths are up to 1; of shorter ones, products are no longer numbers to compare
 
 
 class WRMFConfig(Config):
     """weight: of a click; what was not clicked has 1. seed: of the first vectors of items."""
 
-    dim: int = Field(default=128, ge=1)
-    weight: float = Field(default=20.0, ge=1.0)
-    ridge: float = Field(default=0.05, gt=0.0)
+    dim: int = Field(default=64, ge=1)
+    weight: float = Field(default=5.0, ge=1.0)
+    ridge: float = Field(default=10.0, gt=0.0)
     sweeps: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0)
 
@@ -53,7 +55,11 @@ class WRMF(FittedModel):
         self.register_buffer("mean_query", torch.zeros(config.dim))
 
     def fit_(self, histories: Histories) -> None:
-        """Solve for users and items in turn."""
+        """Solve for users and items in turn.
+
+        Raises:
+            ConfigError: the ridge is so large that zero vectors are the solution.
+        """
         incidence = Incidence.from_histories(histories, self.num_items)
         by_user = (torch.from_numpy(incidence.user_offsets), torch.from_numpy(incidence.user_items))
         by_item = (torch.from_numpy(incidence.item_offsets), torch.from_numpy(incidence.item_users))
@@ -64,6 +70,11 @@ class WRMF(FittedModel):
             users = half_sweep(items, *by_user, config.weight, config.ridge)
             items = half_sweep(users, *by_item, config.weight, config.ridge)
         self.item_vectors = whiten(items, config.ridge).rows
+        if not self.item_vectors.abs().max() > _VANISHED:
+            raise ConfigError(
+                "wrmf needs a ridge below about weight * the root of the clicks of one item; "
+                f"ridge={config.ridge:g} leaves no vector of this data. Lower it."
+            )
         queries = solve_rows(self.item_vectors, *by_user, config.weight)
         self.mean_query = queries[queries.any(dim=1)].mean(dim=0)
 

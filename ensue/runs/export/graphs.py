@@ -230,5 +230,5 @@ def make_graph(model: Model, *, name: str, k: int | None) -> ScoreGraph:
             return TwoTowerGraph(copied, k=k).eval()
     raise UsageError(
         "a graph is made of models that are trained in steps (caser, sasrec, gru4rec, m3, bpr, "
-        f"two_tower, deep_retrieval); {name} is counts and sums over them. Use format npz."
+        f"two_tower, deep_retrieval); {name} is computed in one go. Use format npz."
     )

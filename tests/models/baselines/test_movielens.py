@@ -19,6 +19,7 @@ from ensue.models.baselines.ease import EASE, EASEConfig
 from ensue.models.baselines.item_knn import ItemKNN, ItemKNNConfig
 from ensue.models.baselines.markov import Markov, MarkovConfig
 from ensue.models.baselines.popularity import Popularity, PopularityConfig
+from ensue.models.baselines.wrmf import WRMF, WRMFConfig
 from ensue.nn.jagged import row_numbers
 from tests.contracts.planted import histories_of
 
@@ -75,8 +76,14 @@ def test_popularity_reproduces_the_published_figures(
         (ItemKNN(ItemKNNConfig(), num_users=6040, num_items=NUM_ITEMS), 0.09, 10),
         (ItemKNN(ItemKNNConfig(decay=0.8), num_users=6040, num_items=NUM_ITEMS), 0.12, 10),
         (EASE(EASEConfig(), num_users=6040, num_items=NUM_ITEMS), 0.10, 10),
+        (WRMF(WRMFConfig(), num_users=6040, num_items=NUM_ITEMS), 0.095, 30),
+        (
+            WRMF(WRMFConfig(weight=3.0, ridge=50.0), num_users=6040, num_items=NUM_ITEMS),
+            0.105,
+            30,
+        ),
     ],
-    ids=["markov", "item-knn", "item-knn-recent", "ease"],
+    ids=["markov", "item-knn", "item-knn-recent", "ease", "wrmf", "wrmf-ridge"],
 )
 def test_personal_baselines_beat_popularity_in_seconds(
     movielens: tuple[Histories, Histories], model: FittedModel, map_at_least: float, seconds: float

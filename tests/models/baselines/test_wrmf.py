@@ -98,3 +98,8 @@ def test_the_seed_decides_where_it_starts() -> None:
 def test_a_click_weighs_at_least_as_much_as_none() -> None:
     with pytest.raises(ConfigError, match=r"WRMFConfig.weight: .* 1; got 0.5"):
         make_config(WRMFConfig, {"weight": 0.5})
+
+
+def test_a_ridge_that_leaves_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"ridge=5000 leaves no vector of this data. Lower it"):
+        fitted(histories_of(LISTS), 20, ridge=5000.0)
