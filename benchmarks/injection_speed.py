@@ -9,6 +9,10 @@ each step in one graph. A graph of 350 steps does not fit into memory, hence the
 trainings of 1 and of 4 steps: a step is a third of the difference, and what remains is the loss of
 the attack. That leaves out the second pass that a dense form with stored states would need.
 Both take turns, each time in a process of its own; the table has medians.
+Their gradients of 4 steps are compared item by item, and the median told. All items together would
+tell of a few: Adam's first step is the sign of the gradient, whose derivative is some 1 / eps where
+an element happens to be near 0, and in float32 such an element is rounding. In float64 they agree
+to 1e-12 (tests/audit/test_wrmf_sgd.py).
 Bars: 5 times as fast; at most 3 GB at the peak.
 """
 
@@ -76,7 +80,7 @@ def main() -> int:
         "times as fast": round(dense["seconds"] / ours["seconds"], 1),
         "of these seconds ours trains": round(ours["training"], 2),
         "dense s a step": round(dense["step"], 3),
-        "relative difference of the gradients of 4 steps": f"{dense['difference']:.1e}",
+        "relative difference of gradients, median item": f"{dense['difference']:.1e}",
     }
     print(config)
     print(write_report("injection_speed", config, rows))
@@ -135,7 +139,8 @@ def measure_dense(threads: int) -> dict[str, float]:
         return values[FEW] + (num_steps - FEW) * slope
 
     expected = our_gradient(real, fakes, start, batches[:MORE])
-    difference = float((gradient - expected).norm() / expected.norm())
+    lengths, apart = expected.norm(dim=0), (gradient - expected).norm(dim=0)
+    difference = float((apart / lengths)[lengths > 0].median())
     return {
         "seconds": all_steps(seconds),
         "GB": all_steps(peaks) / 1e9,
