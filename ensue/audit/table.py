@@ -1,7 +1,7 @@
 """The attacks Ensue knows, by name.
 
 Defaults of the learned ones are the authors' (Tang, Wen and Wang, RecSys 2020, arXiv:2008.04876),
-but for the gradients of `wrmf-sgd` and `item-ae`, which go through all epochs.
+but for the gradient of `wrmf-sgd`, which goes through all epochs and not the last 10.
 """
 
 from __future__ import annotations
