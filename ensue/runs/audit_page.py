@@ -36,11 +36,13 @@ def build_audit_html(found: Audit) -> str:
     worst, k = found.worst, found.facts["k"]
     title = f"Audit of {', '.join(found.facts['victims'])}"
     best = min((e for e in found.effects if e.kept_lift is not None), key=_kept, default=None)
-    seen = max((_distance(one), name) for _, one in _detectors(found) for name in [_best(one)])
+    distance, detector = max(
+        (abs(area - 0.5), name) for _, areas in _detectors(found) for name, area in areas.items()
+    )
     tiles = [
         Tile(f"{worst.after:.1%}", f"of users see a target in their first {k}", _named(worst)),
         Tile(f"{worst.before:.1%}", "without fake users", f"+{100 * worst.lift:.1f} points"),
-        Tile(f"{0.5 + seen[0]:.2f}", "best AUROC of a detector, either way", seen[1]),
+        Tile(f"{0.5 + distance:.2f}", "best AUROC of a detector, either way", detector),
     ]
     if best is not None and best.kept_lift is not None:
         name = f"of the lift is left by the best defence, {best.defence}"
@@ -204,14 +206,6 @@ def _detectors(found: Audit) -> list[tuple[Found, dict[str, float]]]:
         )
         for own in groups.values()
     ]
-
-
-def _best(areas: dict[str, float]) -> str:
-    return max(areas, key=lambda name: abs(areas[name] - 0.5))
-
-
-def _distance(areas: dict[str, float]) -> float:
-    return abs(areas[_best(areas)] - 0.5)
 
 
 def _detection(found: Audit) -> str:
