@@ -114,7 +114,7 @@ def audit(
 def _print(found: Audit) -> None:
     """Print the effects as a table, and where the rest is."""
     from ensue.cli.output import print_table, print_text
-    from ensue.runs.audit_result import describe_worst
+    from ensue.runs.audit_result import describe_strongest
 
     k = found.facts["k"]
     recall = f"recall@{k}"
@@ -136,5 +136,5 @@ def _print(found: Audit) -> None:
     columns = ["model", "attack", "targets", "budget", "defence"]
     columns += [f"hit rate@{k} before", "after", "lift", "interval", f"change of {recall}"]
     print_table(columns, rows, title=f"Means over {len(found.facts['seeds'])} seeds")
-    print_text(describe_worst(found))
+    print_text(describe_strongest(found))
     print_text(f"All of it is in {found.path / 'audit.html'} and audit.json beside it.")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from itertools import cycle, product
 from typing import Any
 
-from ensue.runs.audit_result import Audit, Effect, Found, describe_worst
+from ensue.runs.audit_result import Audit, Effect, Found, Protection, describe_strongest
 from ensue.runs.heat_map import draw_heat_map
 from ensue.runs.page import (
     Mean,
@@ -33,20 +33,26 @@ def build_audit_html(found: Audit) -> str:
     Raises:
         ExtraError: matplotlib is not installed.
     """
-    worst, k = found.worst, found.facts["k"]
+    strongest, k = found.strongest, found.facts["k"]
     title = f"Audit of {', '.join(found.facts['victims'])}"
-    best = min((e for e in found.effects if e.kept_lift is not None), key=_kept, default=None)
     distance, detector = max(
         (abs(area - 0.5), name) for _, areas in _detectors(found) for name, area in areas.items()
     )
     tiles = [
-        Tile(f"{worst.after:.1%}", f"of users see a target in their first {k}", _named(worst)),
-        Tile(f"{worst.before:.1%}", "without fake users", f"+{100 * worst.lift:.1f} points"),
+        Tile(
+            f"{strongest.after:.1%}", f"of users see a target in their first {k}", _named(strongest)
+        ),
+        Tile(
+            f"{strongest.before:.1%}", "without fake users", f"+{100 * strongest.lift:.1f} points"
+        ),
         Tile(f"{0.5 + distance:.2f}", "best AUROC of a detector, either way", detector),
     ]
-    if best is not None and best.kept_lift is not None:
-        name = f"of the lift is left by the best defence, {best.defence}"
-        tiles.append(Tile(f"{best.kept_lift:.0%}", name, _named(best)))
+    told = [one for one in found.protections() if one.kept is not None]
+    if told:
+        best = min(told, key=lambda one: one.kept or 0.0)
+        cost = f"at {best.change:+.1%} of recall@{k}"
+        name = f"of the lift is left by {best.defence}"
+        tiles.append(Tile(_percent(best.kept), name, cost))
     counts = found.facts["dataset"]["counts"]
     facts = [
         found.facts["dataset"]["name"],
@@ -79,13 +85,10 @@ def _named(effect: Effect) -> str:
     return f"{effect.attack} on {effect.victim}, {effect.targets}, {effect.budget}"
 
 
-def _kept(effect: Effect) -> float:
-    return 1.0 if effect.kept_lift is None else effect.kept_lift
-
-
 def _maps(found: Audit) -> str:
     """Return the lift by attack and model, for each targets at the largest budget."""
     budget = max(found.facts["budgets"], key=found.facts["budgets"].get)
+    full = max(0.1, *(abs(effect.lift) for effect in found.attacked))
     victims, attacks = list(found.facts["victims"]), list(found.facts["attacks"])
     drawings = []
     for targets in found.targets:
@@ -95,8 +98,8 @@ def _maps(found: Audit) -> str:
             if (effect.targets, effect.budget) == (targets, budget)
         }
         values = [[lifts.get((attack, victim)) for victim in victims] for attack in attacks]
-        title = f"points of hit rate won, targets {targets}, budget {budget}"
-        drawings.append(draw_heat_map(title, attacks, victims, values))
+        title = f"lift in points, {targets}, {budget}"
+        drawings.append(draw_heat_map(title, attacks, victims, values, full=full))
     return plots(drawings)
 
 
@@ -104,7 +107,7 @@ def _explain(found: Audit) -> str:
     k = found.facts["k"]
     return notes(
         [
-            describe_worst(found),
+            describe_strongest(found),
             f"Hit rate: the share of all real users who have at least one target among the first "
             f"{k} items that they have not seen. Rows are attacks, columns the models that were "
             "trained again with the fake users.",
@@ -240,11 +243,12 @@ def _span(quantiles: Sequence[float]) -> str:
 
 def _defences(found: Audit) -> str:
     k = found.facts["k"]
-    names = [f"recall@{k}", f"ndcg@{k}"]
+    names = [f"ndcg@{k}", f"recall@{k}"]
+    protections = found.protections()
     columns = [
         "defence", "model", "attack", "targets", "budget", f"hit rate@{k} after", "lift",
         "of the lift is left", *(f"change of {name}" for name in names),
-        f"change of {names[0]} without attack",
+        "without attack",
         "fake clicks left out", "real clicks left out",
     ]  # fmt: skip
     rows = [
@@ -258,7 +262,7 @@ def _defences(found: Audit) -> str:
             Mean(effect.lift, effect.interval),
             _percent(effect.kept_lift),
             *(_percent(effect.change(name), sign=True) for name in names),
-            _percent(effect.cost(names[0]), sign=True),
+            _percent(effect.cost(names[1]), sign=True),
             *(_percent((effect.left_out or {}).get(who)) for who in ("fake", "real")),
         ]
         for effect in found.effects
@@ -269,39 +273,33 @@ def _defences(found: Audit) -> str:
             "The model is trained on what the defence leaves of the poisoned data. The lift is "
             "against a model with the same defence and without fake users, since a defence moves "
             "items by itself. Accuracy is against the model without both: what a defence costs is "
-            "paid without an attack as well.",
-            _verdict(found, names[0]),
+            "paid without an attack as well. What is left of the lift is over the attacks whose "
+            "lift has an interval above 0.",
+            _verdict(protections),
         ]
     )
-    return table(columns, rows) + said
-
-
-def _verdict(found: Audit, metric: str) -> str:
-    """Return which defence halves the lift at little cost, or that none does."""
-    means = {}
-    for defence in found.facts["defences"]:
-        own = [e for e in found.effects if e.defence == defence]
-        plain = {(e.victim, e.attack, e.targets, e.budget): e.lift for e in found.attacked}
-        before = statistics.fmean(plain[e.victim, e.attack, e.targets, e.budget] for e in own)
-        after = statistics.fmean(effect.lift for effect in own)
-        change = statistics.fmean(effect.change(metric) or 0.0 for effect in own)
-        means[defence] = (after / before if before > 0 else None, change)
-    told = ", ".join(
-        f"{name}: {'no lift to cut' if kept is None else f'{kept:.0%} of the mean lift is left'} "
-        f"at {change:+.1%} of {metric}"
-        for name, (kept, change) in means.items()
-    )
-    good = [
-        name
-        for name, (kept, change) in means.items()
-        if kept is not None and kept <= 0.5 and change >= -0.02
+    summary = [
+        [
+            one.defence,
+            _percent(one.kept),
+            *(_percent(value, sign=True) for value in (one.change, one.cost)),
+            *(_percent(one.left_out.get(who)) for who in ("fake", "real")),
+        ]
+        for one in protections
     ]
-    verdict = (
-        f"{' and '.join(good)} cut the mean lift by half or more at a cost of 2% or less."
-        if good
-        else "None of them cuts the mean lift by half at a cost of 2% or less."
-    )
-    return f"Over all attacks and models: {told}. {verdict}"
+    head = ["defence", "of the lift is left", *columns[-4:]]
+    every = details("Every model and attack", table(columns, rows))
+    return table(head, summary) + said + every
+
+
+def _verdict(protections: Sequence[Protection]) -> str:
+    """Return which defences halve the lift at little cost, or that none does."""
+    if all(one.kept is None for one in protections):
+        return "No attack has a lift whose interval lies above 0: there is nothing to cut."
+    good = [one.defence for one in protections if one.is_good]
+    if good:
+        return f"Half of the lift or more, at 2% of recall or less: {', '.join(good)}."
+    return "None of them cuts the lift by half at 2% of recall or less."
 
 
 def _percent(value: float | None, *, sign: bool = False) -> str:

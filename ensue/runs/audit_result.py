@@ -15,6 +15,7 @@ from ensue.evaluation.intervals import Bootstrap
 
 NUM_RESAMPLES = 1000
 CONFIDENCE = 0.95
+MAX_COST = 0.02
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Effect:
     rank_before, rank_after: mean rank. accuracy: name -> [before, after].
     Of a defence, `before` and `rank_before` are with it too: it moves targets without an attack.
     accuracy is against the model without it, and so is unattacked, that of the defence alone.
-    kept_lift: its lift over that without it; None where that is not above 0.
+    kept_lift: its lift over that without it; None where the interval of that is not above 0.
     """
 
     victim: str
@@ -93,6 +94,16 @@ class Effect:
     left_out: dict[str, float] | None = None
     kept_lift: float | None = None
 
+    @property
+    def attack_on(self) -> tuple[str, str, str, str]:
+        """The model, the attack, the targets and the budget."""
+        return self.victim, self.attack, self.targets, self.budget
+
+    @property
+    def is_real(self) -> bool:
+        """Whether the interval of the lift lies above 0."""
+        return self.interval[0] > 0
+
     def change(self, metric: str) -> float | None:
         """Return the relative change of a metric of accuracy; None where it was 0."""
         return _change(self.accuracy[metric])
@@ -100,6 +111,28 @@ class Effect:
     def cost(self, metric: str) -> float | None:
         """Return the relative change that a defence makes without an attack; None likewise."""
         return None if self.unattacked is None else _change(self.unattacked[metric])
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What a defence comes to over all models and attacks.
+
+    kept: its lifts over those without it, summed where the interval of that lies above 0; None
+    where it does nowhere. change, cost: mean relative change of accuracy, with and without an
+    attack.
+    """
+
+    defence: str
+    kept: float | None
+    change: float
+    cost: float
+    left_out: dict[str, float]
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it halves the lift, at 2% of accuracy or less with and without an attack."""
+        is_cheap = min(self.change, self.cost) >= -MAX_COST
+        return self.kept is not None and self.kept <= 0.5 and is_cheap
 
 
 @dataclass(frozen=True)
@@ -126,24 +159,50 @@ class Audit:
         """The effect with the largest hit rate after the attack, without a defence."""
         return max(self.attacked, key=lambda effect: effect.after)
 
+    @property
+    def strongest(self) -> Effect:
+        """The effect with the largest lift, without a defence."""
+        return max(self.attacked, key=lambda effect: effect.lift)
+
+    def protections(self) -> list[Protection]:
+        """Return what each defence does, and costs of recall@k."""
+        metric = f"recall@{self.facts['k']}"
+        plain = {effect.attack_on: effect for effect in self.attacked}
+        found = []
+        for defence in self.facts["defences"]:
+            own = [effect for effect in self.effects if effect.defence == defence]
+            real = [effect for effect in own if plain[effect.attack_on].is_real]
+            whole = sum(plain[effect.attack_on].lift for effect in real)
+            found.append(
+                Protection(
+                    defence,
+                    kept=sum(effect.lift for effect in real) / whole if real else None,
+                    change=statistics.fmean(effect.change(metric) or 0.0 for effect in own),
+                    cost=statistics.fmean(effect.cost(metric) or 0.0 for effect in own),
+                    left_out=_mean_of([effect.left_out for effect in own if effect.left_out]) or {},
+                )
+            )
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """Return all of it, ready for JSON."""
         return {
             "facts": self.facts,
             "targets": self.targets,
+            "defences": [{**asdict(one), "is_good": one.is_good} for one in self.protections()],
             "effects": [asdict(effect) for effect in self.effects],
             "attacks": [asdict(one) for one in self.found],
             "outcomes": [asdict(one) for one in self.outcomes],
         }
 
 
-def describe_worst(found: Audit) -> str:
-    """Return what the strongest attack does, in one sentence."""
-    worst, k = found.worst, found.facts["k"]
+def describe_strongest(found: Audit) -> str:
+    """Return what the attack with the largest lift does, in one sentence."""
+    effect, k = found.strongest, found.facts["k"]
     return (
-        f"With {worst.num_fakes:,} fake users ({worst.budget}), {worst.attack} takes targets "
-        f"({worst.targets}) in {worst.victim} from {worst.before:.1%} to {worst.after:.1%} of the "
-        f"users who see one in their first {k}."
+        f"With {effect.num_fakes:,} fake users ({effect.budget}), {effect.attack} takes targets "
+        f"({effect.targets}) in {effect.victim} from {effect.before:.1%} to {effect.after:.1%} of "
+        f"the users who see one in their first {k}."
     )
 
 
@@ -189,7 +248,7 @@ def summarize(
             [known[key] for key in keys],
             np.mean([hits[b].astype(float) - hits[a] for a, b in zip(clean, keys, strict=True)], 0),
             budgets[budget],
-            effects.get((victim, attack, targets, budget, None)),
+            effects.get((victim, attack, targets, budget, None)) if defence else None,
         )
         effects[(victim, attack, targets, budget, defence)] = effect
     return list(effects.values())
@@ -215,7 +274,6 @@ def _effect(
     low, high = bootstrap.intervals({"lift": changes})["lift"]
     lifts = [b.hit_rate - a.hit_rate for a, b in zip(before, after, strict=True)]
     lift = statistics.fmean(lifts)
-    is_known = undefended is not None and undefended.lift > 0
     return Effect(
         victim=first.victim,
         attack=str(first.attack),
@@ -234,7 +292,7 @@ def _effect(
         accuracy=_accuracies(plain, after),
         unattacked=_accuracies(plain, before) if first.defence else None,
         left_out=_mean_of([one.left_out for one in after if one.left_out]),
-        kept_lift=lift / undefended.lift if is_known and undefended and first.defence else None,
+        kept_lift=lift / undefended.lift if undefended and undefended.is_real else None,
     )
 
 

@@ -14,11 +14,14 @@ def draw_heat_map(
     rows: Sequence[str],
     columns: Sequence[str],
     values: Sequence[Sequence[float | None]],
+    *,
+    full: float = 1.0,
 ) -> str:
-    """Return numbers in -1 to 1 as SVG: cells above 0 in one color, below 0 in the other.
+    """Return numbers as SVG, in percent: cells above 0 in one color, below 0 in the other.
 
     Args:
         values: [rows, columns]; None is an empty cell.
+        full: the number of the strongest color.
     """
     left = CHARACTER_WIDTH * max((len(name) for name in rows), default=0) + 12
     # Names that are wider than their column are set at a slant.
@@ -26,7 +29,7 @@ def draw_heat_map(
     longest = max((len(name) for name in columns), default=0)
     top = 28 + (0.6 * CHARACTER_WIDTH * longest + 12 if is_wide else 18)
     margin = 0.8 * CHARACTER_WIDTH * longest if is_wide else 8
-    width = left + CELL_WIDTH * len(columns) + margin
+    width = max(left + CELL_WIDTH * len(columns) + margin, 7.5 * len(title))
     height = top + CELL_HEIGHT * len(rows) + 6
     parts = [_text(0, 14, title, size=14)]
     for c, name in enumerate(columns):
@@ -39,17 +42,17 @@ def draw_heat_map(
         parts.append(_text(left - 8, y + 19, name, anchor="end"))
         for c, value in enumerate(values[r]):
             if value is not None:
-                parts.append(_cell(left + CELL_WIDTH * c, y, value))
+                parts.append(_cell(left + CELL_WIDTH * c, y, value, full))
     return (
         f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(title)}">'
         f"{''.join(parts)}</svg>"
     )
 
 
-def _cell(x: float, y: float, value: float) -> str:
+def _cell(x: float, y: float, value: float, full: float) -> str:
     """Return a cell; its color is weak enough for text on it to be read."""
     color = "var(--series-1)" if value < 0 else "var(--series-2)"
-    strength = 0.06 + 0.6 * min(abs(value), 1.0)
+    strength = 0.06 + 0.6 * min(abs(value) / full, 1.0)
     return (
         f'<rect x="{x + 1:g}" y="{y + 1:g}" width="{CELL_WIDTH - 2}" height="{CELL_HEIGHT - 2}" '
         f'rx="3" fill="{color}" fill-opacity="{strength:.3f}"/>'

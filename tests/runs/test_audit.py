@@ -21,7 +21,7 @@ from ensue.errors import ConfigError, DataError, UsageError
 from ensue.models.table import METHODS
 from ensue.runs import audit_units
 from ensue.runs.audit import audit
-from ensue.runs.audit_result import Audit, Outcome, key_of, summarize
+from ensue.runs.audit_result import Audit, Outcome, Protection, key_of, summarize
 from tests.helpers import make_dataset
 from tests.runs.page import Page, assert_self_contained
 
@@ -77,7 +77,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 ASKED: dict[str, Any] = {
     "targets": ["tail", ["i40", "i39"]],
     "budgets": [9],
-    "defences": ["cap:50%"],
+    "defences": ["cap:5%"],
     "seeds": (0, 1),
     "num_targets": 2,
     "k": 5,
@@ -133,11 +133,15 @@ def test_defences_are_told_with_what_they_cost(found: Audit) -> None:
             assert effect.left_out is None
             continue
         assert effect.left_out is not None
-        assert set(effect.left_out) == {"fake", "real"}
     plain = {(e.victim, e.attack, e.targets, e.budget): e.lift for e in found.attacked}
     defended = next(e for e in found.effects if e.defence and e.attack == "planted")
     lift = plain[defended.victim, "planted", defended.targets, defended.budget]
-    assert defended.kept_lift == (defended.lift / lift if lift > 0 else None)
+    assert defended.kept_lift in (None, defended.lift / lift if lift else None)
+    (cap,) = found.protections()
+    real = {e.attack_on: e for e in found.attacked if e.interval[0] > 0}
+    lifts = [e.lift for e in found.effects if e.defence and e.attack_on in real]
+    assert cap.kept == pytest.approx(sum(lifts) / sum(e.lift for e in real.values()))
+    assert cap.left_out == {"fake": 0.0, "real": pytest.approx(0.2)}  # 8 of 10 clicks are kept
 
 
 def test_what_is_stored_is_what_is_returned(found: Audit) -> None:
@@ -147,7 +151,7 @@ def test_what_is_stored_is_what_is_returned(found: Audit) -> None:
     assert stored["targets"]["items"][0][0]["item"] == "i39"
     first, second = stored["targets"]["tail"]
     assert first != second
-    assert {"attacks", "effects", "facts", "outcomes", "targets"} == set(stored)
+    assert {"attacks", "defences", "effects", "facts", "outcomes", "targets"} == set(stored)
 
 
 def test_the_page_shows_all_of_it(found: Audit) -> None:
@@ -155,7 +159,7 @@ def test_the_page_shows_all_of_it(found: Audit) -> None:
     assert_self_contained(html)
     assert "<b>shop</b>" not in html
     texts = " ".join(Page(html).texts)
-    for text in ("Audit of knn, pop", "<b>shop</b>", "planted", "cap:50%", "mahalanobis-16"):
+    for text in ("Audit of knn, pop", "<b>shop</b>", "planted", "cap:5%", "mahalanobis-16"):
         assert text in texts
     for title in ("Popular and unpopular", "Would one notice", "Defences", "attacks learned"):
         assert title in texts
@@ -167,6 +171,16 @@ def outcome(seed: int, attack: str | None, rate: float, defence: str | None = No
     accuracy = {"recall@5": 0.5 if attack is None else 0.4}
     place: Any = (rate, 3.0, 9.0, [])
     return Outcome("a", attack, "tail", budget, seed, defence, *place, accuracy, None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kept", "change", "cost", "is_good"),
+    [(0.5, -0.02, 0.0, True), (0.51, 0, 0, False), (0.1, -0.03, 0, False), (None, 0, 0, False)],
+)
+def test_a_good_defence_halves_the_lift_at_little_cost(
+    kept: float | None, change: float, cost: float, is_good: bool
+) -> None:
+    assert Protection("cap", kept, change, cost, {}).is_good == is_good
 
 
 def test_effects_are_means_over_seeds() -> None:
