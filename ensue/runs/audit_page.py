@@ -36,7 +36,10 @@ def build_audit_html(found: Audit) -> str:
     strongest, k = found.strongest, found.facts["k"]
     title = f"Audit of {', '.join(found.facts['victims'])}"
     distance, detector = max(
-        (abs(area - 0.5), name) for _, areas in _detectors(found) for name, area in areas.items()
+        (abs(area - 0.5), name)
+        for one, areas in _detectors(found)
+        if (one.attack, one.targets, one.budget) == strongest.attack_on[1:]
+        for name, area in areas.items()
     )
     tiles = [
         Tile(
@@ -45,7 +48,7 @@ def build_audit_html(found: Audit) -> str:
         Tile(
             f"{strongest.before:.1%}", "without fake users", f"+{100 * strongest.lift:.1f} points"
         ),
-        Tile(f"{0.5 + distance:.2f}", "best AUROC of a detector, either way", detector),
+        Tile(f"{0.5 + distance:.2f}", "best AUROC of a detector of it, either way", detector),
     ]
     told = [one for one in found.protections() if one.kept is not None]
     if told:
@@ -58,7 +61,7 @@ def build_audit_html(found: Audit) -> str:
         found.facts["dataset"]["name"],
         f"{counts['users']:,} users",
         f"{counts['items']:,} items",
-        f"{len(found.facts['seeds'])} seeds",
+        f"seeds {', '.join(map(str, found.facts['seeds']))}",
     ]
     parts = [
         header(title, facts, tiles),
