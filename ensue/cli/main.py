@@ -1,7 +1,7 @@
 """The command `ensue`: one verb per file, and how each ends.
 
-Exit codes: 0 done, 2 wrong use or bad input, 1 a fault of Ensue; 130 interrupted and 141 the
-reader of our output went away, as shells count them.
+Exit codes: 0 done, 2 wrong use or bad input, 3 a limit that the caller set is exceeded, 1 a fault
+of Ensue; 130 interrupted and 141 the reader of our output went away, as shells count them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from ensue import __version__
 from ensue.cli.add_items import add_items
+from ensue.cli.audit import audit
 from ensue.cli.compare import compare
 from ensue.cli.demo import demo
 from ensue.cli.distill import distill
@@ -105,6 +106,7 @@ app.command()(stability)
 app.command()(plan)
 app.command()(evaluate)
 app.command()(compare)
+app.command()(audit)
 app.command()(index)
 app.command()(recommend)
 app.command()(predict)

@@ -186,7 +186,7 @@ def _rank_all(
     ranks = np.zeros(len(task.targets.items), dtype=np.int64)
     lengths = np.zeros(num_users, dtype=np.int64)
     is_covered = np.zeros((len(task.ks), task.dataset.num_items + 1), dtype=np.uint8)
-    block_size = _block_size(task.dataset.num_items)
+    block_size = users_of_a_block(task.dataset.num_items)
     with (
         inference(model) as device,
         ThreadPoolExecutor(torch.get_num_threads()) as pool,
@@ -209,7 +209,7 @@ def _rank_all(
     return targets, {f"coverage@{k}": float(shares[n]) for n, k in enumerate(task.ks)}
 
 
-def _block_size(num_items: int) -> int:
+def users_of_a_block(num_items: int) -> int:
     """Return the number of users whose scores are made at once."""
     return int(np.clip(BLOCK_BYTES // (4 * (num_items + 1)), 16, 256))
 

@@ -38,8 +38,9 @@ def open_output(
         stored = json.loads(file.read_text(encoding="utf-8"))
         changed = [name for name in identity if stored.get(name) != identity[name]]
         if changed:
+            article = "an" if work[0] in "aeio" else "a"
             raise UsageError(
-                f"a {work} is resumed with the settings it was started with; {out} differs "
+                f"{article} {work} is resumed with the settings it was started with; {out} differs "
                 f"in {', '.join(changed)}. Use the same command, or another output."
             )
         return True

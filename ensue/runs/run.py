@@ -25,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -59,6 +59,9 @@ from ensue.runs.recommend import Recommender
 from ensue.runs.requests import Recommendation
 from ensue.runs.stored import FORMAT, StoredRun
 from ensue.training.checkpoints import save_tensors
+
+if TYPE_CHECKING:
+    from ensue.runs.audit_result import Audit
 
 
 class Run(StoredRun):
@@ -290,6 +293,18 @@ class Run(StoredRun):
         evaluation = evaluate(self.model, dataset, split=split, **options)
         evaluation.save(self.path / "evaluation", split)
         return evaluation
+
+    def audit(
+        self, data: Dataset | str | Path | None = None, *, out: str | Path, **options: Any
+    ) -> Audit:
+        """Measure how far fake users push items in this model; see `ensue.runs.audit.audit`.
+
+        Args:
+            options: targets, budgets, attacks, defences, seeds, ...
+        """
+        from ensue.runs.audit import audit  # it trains runs, and so stands on this file
+
+        return audit([self], data, out=out, **options)
 
     def evaluations(self) -> dict[str, Evaluation]:
         """Return the stored evaluations by split."""

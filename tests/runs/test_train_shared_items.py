@@ -53,7 +53,7 @@ def small_blocks() -> Iterator[None]:
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with patch("ensue.evaluation.evaluator._block_size", lambda num_items: 16):
+        with patch("ensue.evaluation.evaluator.users_of_a_block", lambda num_items: 16):
             yield
     finally:
         torch.set_default_dtype(before)
@@ -148,7 +148,7 @@ def test_tables_on_all_workers_and_no_validation(dataset: Dataset, tmp_path: Pat
 
 
 def rank_together(workers: Workers, path: str, data: str) -> tuple[Any, ...]:
-    with patch("ensue.evaluation.evaluator._block_size", lambda num_items: 16):
+    with patch("ensue.evaluation.evaluator.users_of_a_block", lambda num_items: 16):
         found = evaluate(load(path).model, Dataset(data), num_resamples=50, workers=workers)
     return found.metrics, found.coverage, found.slices, found.intervals, found.users.to_dict()
 
