@@ -26,6 +26,9 @@ FORMULAS = {
     "ndcg@k": "sum of 1/log2(1 + rank) over ranks <= k / its value for ranks 1..min(targets, k)",
     "map@k": "sum of j/r_j over ranks r_j <= k / min(targets, k); r_j is the j-th smallest rank",
     "mrr@k": "1 / best rank if it is <= k, else 0",
+    "pap@k": "share of pairs (one of the first min(k, targets) targets, one of the first min(k, "
+    "others) others) where the target is ranked first",
+    "pauc@k": "the same of all targets and the first min(k, others) others",
     "map": "sum of j/r_j / targets, over the whole ranking; r_j is the j-th smallest rank",
     "mrr": "1 / best rank, over the whole ranking",
 }
@@ -154,6 +157,24 @@ def reciprocal_rank(targets: TargetRanks, k: int | None = None) -> Floats:
     return targets.sum(np.where(is_best, 1 / targets.ranks, 0.0))
 
 
+def partial_auc(targets: TargetRanks, k: int, *, all_targets: bool = False) -> Floats:
+    """Return pap@k [U], or pauc@k of all targets; `evaluation.papk` has its source.
+
+    Ties are decided by the rule of the ranking. 1 for a user to whom nothing else was ranked.
+
+    >>> partial_auc(TargetRanks.of([[2, 4, 5, 8]], length=8), k=2).tolist()
+    [0.25]
+    """
+    num_ranked = targets.sum(np.isfinite(targets.ranks)).astype(np.int64)
+    wide = np.clip(targets.lengths - num_ranked, 0, k)[targets.users]
+    ahead = np.minimum(targets.ranks - targets.positions, wide)
+    won = np.where(wide > 0, (wide - ahead) / np.maximum(wide, 1), np.isfinite(targets.ranks))
+    if all_targets:
+        return targets.sum(won) / targets.num_targets
+    is_first = targets.positions <= k
+    return targets.sum(np.where(is_first, won, 0.0)) / np.minimum(targets.num_targets, k)
+
+
 def all_metrics(targets: TargetRanks, ks: Sequence[int]) -> dict[str, Floats]:
     """Return every metric [U], by name: "map", "mrr", then "hr@1", "precision@1", ..."""
     metrics = {"map": average_precision(targets), "mrr": reciprocal_rank(targets)}
@@ -164,6 +185,8 @@ def all_metrics(targets: TargetRanks, ks: Sequence[int]) -> dict[str, Floats]:
         metrics[f"ndcg@{k}"] = ndcg(targets, k)
         metrics[f"map@{k}"] = average_precision(targets, k)
         metrics[f"mrr@{k}"] = reciprocal_rank(targets, k)
+        metrics[f"pap@{k}"] = partial_auc(targets, k)
+        metrics[f"pauc@{k}"] = partial_auc(targets, k, all_targets=True)
     return metrics
 
 
