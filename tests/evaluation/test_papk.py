@@ -62,7 +62,7 @@ def test_by_pairs(data, ties, short_lists, all_positives):
     )
     k = data.draw(st.integers(1, 6))
     flat = [pair for own in lists for pair in own]
-    scores = np.array([score for score, _ in flat], dtype=np.float32)
+    scores = np.array([score for score, _ in flat], dtype=np.float64)
     labels = np.array([label for _, label in flat], dtype=bool)
     offsets = np.cumsum([0, *map(len, lists)])
     function = partial_auc_at_k if all_positives else pap_at_k
