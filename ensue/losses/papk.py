@@ -20,10 +20,29 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
+
+from ensue.config import Config
 
 PapkForm = Literal["ramp", "avg", "max", "logistic"]
 FORMS: tuple[PapkForm, ...] = get_args(PapkForm)
+
+
+class PapkConfig(Config):
+    """How pAp@k is trained on.
+
+    k: of the metric; the one that is reported.
+    form: of the surrogate (`losses.papk`).
+    warmup_epochs: first epochs with the form "avg", which moves positives that rank low, too.
+    num_negatives: drawn for the users of a step together; None is all items where there are at most
+        50,000, else 1,000.
+    """
+
+    k: int = Field(default=10, ge=1)
+    form: PapkForm = "ramp"
+    warmup_epochs: int = Field(default=2, ge=0)
+    num_negatives: int | None = Field(default=None, ge=1)
 
 
 def papk_loss(

@@ -53,6 +53,9 @@ class Model(nn.Module, ABC):
     def score(self, batch: HistoryBatch) -> Tensor:
         """Return scores [B, I + 1], the caller's to write to; column 0 (padding) has no meaning."""
 
+    def observe_(self, histories: Histories) -> None:
+        """Take note of what a training reads off its histories before it begins; not all do."""
+
     def freeze_(self) -> None:
         """Compute ahead what answers need of weights that no longer change: those of a service."""
 

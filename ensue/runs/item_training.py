@@ -18,6 +18,7 @@ from ensue.training.config import TrainingConfig
 from ensue.training.loop import OnValidation, TrainingLoop, pick_device
 from ensue.training.objective import Objective
 from ensue.training.objectives import MakeObjective
+from ensue.training.papk import PapkObjective
 
 Fit = Literal["train", "train+validation"]
 VALIDATION_KS = (10, 20)
@@ -59,6 +60,8 @@ class ItemTraining:
         """Return the objective of a new model; a table of items is whole when it is made."""
         histories = self.dataset.histories(self.fit, model.context)
         size, seed = self.config.batch_size, self.config.seed
+        if (papk := self.config.papk) is not None:
+            return PapkObjective(model, histories, papk, batch_size=size, seed=seed)
         return self.make_objective(model, histories, batch_size=size, seed=seed)
 
     def facts(self, progress: Progress) -> dict[str, Any]:

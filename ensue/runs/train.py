@@ -147,6 +147,8 @@ def train_with(
         }
         return save_run(out, trained, dataset, info)
 
+    if distributed is not None and training is not None and training.papk is not None:
+        raise UsageError("loss=papk is trained by one process; leave distributed out.")
     if training is None:
         if distributed is not None:
             raise UsageError(
@@ -178,6 +180,9 @@ def resolve_settings(
     Raises:
         ConfigError: a name belongs to neither, or a value does not fit.
     """
+    if settings.get("loss") == "papk":  # no model's own: any can be trained on it
+        settings = {n: value for n, value in settings.items() if n != "loss"}
+        settings.setdefault("papk", {})
     homes = {name: find_home(model, name) for name in settings}
     method = get_method(model)
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from ensue.config import Config
 from ensue.errors import ConfigError
+from ensue.losses.papk import PapkConfig
 from ensue.optim.clippy import DirectionName, RuleName
 
 
@@ -15,6 +16,8 @@ class TrainingConfig(Config):
     """How a model is trained.
 
     epochs: at most this many passes; fewer when early stopping ends the run.
+    papk: train on pAp@k in place of the loss of the model; {} for its defaults (`PapkConfig`).
+        The setting loss=papk is the same, of every model.
     patience: stop after this many validations without a better value of `metric`; None never stops.
     metric: what validation compares, larger is better ("map", "ndcg@10", ...).
     validate_every: epochs between validations.
@@ -64,6 +67,7 @@ class TrainingConfig(Config):
     watch_spikes: bool = False
     rollback: bool = False
     rollback_factor: float = Field(default=0.5, gt=0, lt=1)
+    papk: PapkConfig | None = None
     patience: int | None = Field(default=5, ge=1)
     metric: str = "map"
     validate_every: int = Field(default=1, ge=1)
