@@ -148,7 +148,7 @@ def mahalanobis(places: Floats) -> Floats:
     covariance = np.atleast_2d(np.cov(centered, rowvar=False, bias=True))
     # A factor in which nobody differs has no deviation, and the pseudo-inverse leaves it out.
     inverse = np.linalg.pinv(covariance, hermitian=True)
-    squares = np.einsum("nd,de,ne->n", centered, inverse, centered)
+    squares = np.einsum("ui,ij,uj->u", centered, inverse, centered)
     return np.sqrt(np.maximum(squares, 0.0))
 
 
