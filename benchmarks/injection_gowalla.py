@@ -1,6 +1,7 @@
 """How far fake users push items in models of Gowalla: surrogate, victims, popularity.
 
     python -m benchmarks.injection_gowalla [-o FOLDER] [--attacks wrmf-sgd ...] [--seeds 0 ...]
+    python -m benchmarks.injection_gowalla --defences drop cap:90% --victims item_knn wrmf
 
 ../shared/data/gowalla-15core with the authors' random split and their five targets of each band of
 popularity (Tang, Wen and Wang, RecSys 2020, arXiv:2008.04876); 131 fake users, 1% of the real ones.
@@ -37,9 +38,9 @@ VICTIMS: dict[str, tuple[str, dict[str, Any]]] = {
     "item_knn": ("item_knn", {}),
     "wrmf": ("wrmf", {"dim": 128, "weight": 20.0, "ridge": 0.05}),
     "bpr": ("bpr", {"epochs": 15, "learning_rate": 0.005}),
-    "mult_vae": ("mult_vae", {"epochs": 10}),
+    "mult_vae": ("mult_vae", {"epochs": 4}),
     "ease": ("ease", {}),
-    "caser": ("caser", {"epochs": 4, "learning_rate": 0.003}),
+    "caser": ("caser", {"epochs": 2, "learning_rate": 0.003}),
 }
 BUDGET = 131
 
@@ -51,6 +52,7 @@ def main() -> int:
     parser.add_argument("--attacks", nargs="+", default=["wrmf-sgd", "popular"])
     parser.add_argument("--victims", nargs="+", default=list(VICTIMS), choices=list(VICTIMS))
     parser.add_argument("--bands", nargs="+", default=list(TARGETS), choices=list(TARGETS))
+    parser.add_argument("--defences", nargs="+", default=[])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--tracked", type=int, help="epochs of wrmf-sgd; all by default")
     parser.add_argument("--iterations", type=int, default=30)
@@ -69,6 +71,7 @@ def main() -> int:
             targets=[TARGETS[band] for band in options.bands],
             budgets=[BUDGET],
             attacks=options.attacks,
+            defences=options.defences,
             seeds=options.seeds,
             settings=settings_of(options),
             resume=(out / "audit").is_dir(),
@@ -119,7 +122,8 @@ def victim(name: str, dataset: ensue.Dataset, folder: Path) -> Run:
 
 def table(found: Audit, bands: Sequence[str]) -> list[dict[str, Any]]:
     """Return a row for each attack, band and victim."""
-    names = {TARGETS[band]: band for band in bands}
+    # An audit numbers the targets that are given by their ids.
+    names = {f"items-{n}" if n > 1 else "items": band for n, band in enumerate(bands, start=1)}
     rows = []
     for effect in found.effects:
         low, high = effect.interval
@@ -127,11 +131,13 @@ def table(found: Audit, bands: Sequence[str]) -> list[dict[str, Any]]:
         rows.append(
             {
                 "attack": effect.attack,
-                "targets": names.get(effect.targets, effect.targets),
+                "targets": names[effect.targets],
                 "victim": effect.victim,
+                "defence": effect.defence or "",
                 "HR@50 before": effect.before,
                 "after": effect.after,
                 "lift": effect.lift,
+                "of the lift is left": effect.kept_lift,
                 "95% interval": f"{low:.4f} to {high:.4f}",
                 "mean rank before": effect.rank_before,
                 "mean rank after": effect.rank_after,
