@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ def main() -> int:
     lists = pd.DataFrame({name: given[name] for name in ("user_id", "item_id", "rank")})
     pairs = given["positives"]
     interactions = pd.DataFrame({"user_id": pairs[:, 0], "item_id": pairs[:, 1]})
-    answers: dict[str, np.ndarray] = {}
+    answers: dict[str, Any] = {}
     for name, metric in (("pap", PAP), ("pauc", PartialAUC)):
         seconds = []
         for _ in range(ROUNDS):

@@ -46,6 +46,16 @@ class Clicks(NamedTuple):
             table[row, self.columns[self.offsets[user] : self.offsets[user + 1]]] = True
         return table
 
+    def join(self, others: Clicks) -> Clicks:
+        """Return these users, and others of the same items behind them.
+
+        >>> one, other = (Clicks.from_dense(np.eye(2, dtype=bool)[[row]]) for row in (0, 1))
+        >>> one.join(other).columns.tolist()
+        [0, 1]
+        """
+        offsets = np.concatenate([self.offsets, self.offsets[-1] + others.offsets[1:]])
+        return Clicks(offsets, np.concatenate([self.columns, others.columns]), self.num_items)
+
     @classmethod
     def from_rows(cls, rows: Sequence[NDArray[np.int64]], num_items: int) -> Clicks:
         """Return the clicks of users given as columns, in any order, with repeats."""

@@ -55,12 +55,6 @@ DETECTORS = (
 COMBINED = ("mahalanobis-16", "neighbors-16", "crowding-16", "features")
 
 
-def join_clicks(real: Clicks, fakes: Clicks) -> Clicks:
-    """Return the clicks of real users and, behind them, of fake ones."""
-    offsets = np.concatenate([real.offsets, real.offsets[-1] + fakes.offsets[1:]])
-    return Clicks(offsets, np.concatenate([real.columns, fakes.columns]), real.num_items)
-
-
 def suspicions(clicks: Clicks, *, seed: int) -> dict[str, Floats]:
     """Return the number that each detector gives each user [N].
 

@@ -31,7 +31,6 @@ from ensue.audit.inner_steps import Adam
 from ensue.audit.learned import Reply
 from ensue.audit.target_loss import target_loss
 from ensue.audit.unroll import Unroll
-from ensue.audit.wrmf_als import stacked
 from ensue.audit.wrmf_sgd import Weights, WrmfProblem
 from ensue.config import Config
 from ensue.data.cooccurrence import transpose
@@ -116,7 +115,7 @@ class ItemAeProblem:
 
     def place(self, fakes: NDArray[np.bool_]) -> None:
         """Take these fake users [F, I]."""
-        clicks = stacked(self._real, fakes)
+        clicks = self._real.join(Clicks.from_dense(fakes))
         offsets, users = transpose(clicks.offsets, clicks.columns, clicks.num_items - 1)
         self._offsets, self._users = torch.from_numpy(offsets), torch.from_numpy(users)
         self._fakes = torch.from_numpy(fakes)

@@ -67,7 +67,7 @@ class WrmfAls:
     def reply(self, fakes: NDArray[np.bool_]) -> Reply:
         """See `Surrogate.reply`."""
         config = self._config
-        by_user, by_item = _both_ways(stacked(self._real, fakes))
+        by_user, by_item = _both_ways(self._real.join(Clicks.from_dense(fakes)))
         items = self._start
         for sweep in range(config.sweeps):
             users = half_sweep(items, *by_user, config.weight, config.ridge)
@@ -101,13 +101,6 @@ def cell_gradient(
     if is_relaxed:
         slopes += (weight - 1) * (clicked - fakes @ items.T)
     return slopes * (fakes @ moved.T)
-
-
-def stacked(real: Clicks, fakes: NDArray[np.bool_]) -> Clicks:
-    """Return the clicks of real users, then those of fake ones [F, I]."""
-    rows = Clicks.from_dense(fakes)
-    offsets = np.concatenate([real.offsets, real.offsets[-1] + rows.offsets[1:]])
-    return Clicks(offsets, np.concatenate([real.columns, rows.columns]), real.num_items)
 
 
 def _both_ways(clicks: Clicks) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

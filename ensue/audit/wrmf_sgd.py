@@ -78,10 +78,7 @@ class WrmfProblem:
 
     def place(self, fakes: NDArray[np.bool_]) -> None:
         """Take these fake users [F, I]."""
-        rows = Clicks.from_dense(fakes)
-        offsets = np.concatenate([self._real.offsets, self._real.offsets[-1] + rows.offsets[1:]])
-        columns = np.concatenate([self._real.columns, rows.columns])
-        self._clicks = Halves.of(Clicks(offsets, columns, self._real.num_items))
+        self._clicks = Halves.of(self._real.join(Clicks.from_dense(fakes)))
         self._fakes = torch.from_numpy(fakes)
 
     def start(self) -> list[Tensor]:

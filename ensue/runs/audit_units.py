@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ensue.audit.base import AttackStep
 from ensue.audit.clicks import Clicks
 from ensue.audit.defences import Defence, kept_rows
-from ensue.audit.detectors import detectability, join_clicks, suspicions
+from ensue.audit.detectors import detectability, suspicions
 from ensue.audit.poison import date_fakes, write_poisoned, write_rows
 from ensue.audit.target_metrics import hits, target_metrics, target_ranks
 from ensue.data.dataset import Dataset
@@ -149,7 +149,7 @@ class Poisoned(TrainingData):
     @cached_property
     def clicks(self) -> Clicks:
         """Training clicks of all users, real ones first."""
-        return join_clicks(self.plan.clicks, self.fakes)
+        return self.plan.clicks.join(self.fakes)
 
     @cached_property
     def dataset(self) -> Dataset:

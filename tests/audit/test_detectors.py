@@ -10,7 +10,6 @@ from ensue.audit.defences import kept_rows, most_suspected, parse_defence
 from ensue.audit.detectors import (
     DETECTORS,
     detectability,
-    join_clicks,
     mahalanobis,
     neighbor_distances,
     suspicions,
@@ -85,7 +84,7 @@ def test_a_sample_of_references_leaves_out_the_user_alone() -> None:
 def test_planted_fake_users_are_found() -> None:
     real = random_clicks(300, 80, 2)
     fakes = Clicks.from_rows([np.arange(70, 80)] * 6 + [np.arange(0)], 80)
-    found = suspicions(join_clicks(real, fakes), seed=0)
+    found = suspicions(real.join(fakes), seed=0)
     assert tuple(found) == DETECTORS
     areas = detectability({name: values[:306] for name, values in found.items()}, 300)
     assert areas["mahalanobis-16"] > 0.95
@@ -93,7 +92,7 @@ def test_planted_fake_users_are_found() -> None:
     assert areas["clicks"] < 0.05
     assert areas["crowding-16"] == pytest.approx(1 - areas["neighbors-16"])
     assert all(np.isfinite(values).all() for values in found.values())
-    again = suspicions(join_clicks(real, fakes), seed=0)
+    again = suspicions(real.join(fakes), seed=0)
     assert all((again[name] == values).all() for name, values in found.items())
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ensue.audit.clicks import Clicks
-from ensue.audit.wrmf_als import WrmfAls, WrmfAlsConfig, cell_gradient, stacked
+from ensue.audit.wrmf_als import WrmfAls, WrmfAlsConfig, cell_gradient
 from ensue.data.cooccurrence import transpose
 from ensue.models.baselines.wrmf import initial_vectors
 from ensue.nn.weighted_ridge import solve_rows, whiten
@@ -104,5 +104,5 @@ def test_no_fake_users_is_a_clean_training() -> None:
 
 
 def test_fake_users_follow_the_real_ones() -> None:
-    clicks = stacked(Clicks.from_dense(REAL), FAKES)
+    clicks = Clicks.from_dense(REAL).join(Clicks.from_dense(FAKES))
     np.testing.assert_array_equal(clicks.dense(np.arange(30)), CLICKED)
