@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 from collections.abc import Iterator
@@ -229,6 +230,9 @@ def send_raw(served: Served, content: bytes) -> bytes:
                 answer += part
         except ConnectionError:
             pass  # it had enough
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:  # the same, told by shutdown
+                raise
         return answer
 
 
