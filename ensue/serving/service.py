@@ -80,7 +80,6 @@ class Service:
             name="answers",
             max_batch=self.config.max_batch,
             max_waiting=self.config.max_waiting,
-            may_use_loop=store.is_here,
         )
         self._writes: Batcher[list[Event], list[bool]] = Batcher(
             self._write,

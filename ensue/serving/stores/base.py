@@ -36,7 +36,6 @@ class HistoryStore(Protocol):
     """
 
     kind: str
-    is_here: bool  # whether reading asks no other machine, and so is quick or fails at once
 
     def append(self, events: Sequence[Event]) -> list[bool]:
         """Store the events, all or none; they are on disk when it returns.

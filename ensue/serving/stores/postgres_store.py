@@ -118,7 +118,6 @@ class PostgresStore:
     """
 
     kind = "postgresql"
-    is_here = False
 
     def __init__(self, url: str) -> None:
         self._psycopg = import_psycopg()

@@ -122,7 +122,6 @@ class RedisStore:
     """
 
     kind = "redis"
-    is_here = False
 
     def __init__(self, url: str) -> None:
         redis = import_redis()

@@ -101,7 +101,6 @@ class SQLiteStore:
     """
 
     kind = "sqlite"
-    is_here = True
 
     def __init__(self, path: str | Path | None) -> None:
         self._path = None if path is None else Path(path).absolute()
