@@ -127,7 +127,7 @@ def table(found: Audit, bands: Sequence[str]) -> list[dict[str, Any]]:
     rows = []
     for effect in found.effects:
         low, high = effect.interval
-        accuracy = {f"{n} change": after / b - 1 for n, (b, after) in effect.accuracy.items()}
+        recall_before, recall_after = effect.accuracy["recall@50"]
         rows.append(
             {
                 "attack": effect.attack,
@@ -141,7 +141,8 @@ def table(found: Audit, bands: Sequence[str]) -> list[dict[str, Any]]:
                 "95% interval": f"{low:.4f} to {high:.4f}",
                 "mean rank before": effect.rank_before,
                 "mean rank after": effect.rank_after,
-                **accuracy,
+                "recall@50 before": recall_before,
+                "recall@50 after": recall_after,
             }
         )
     return rows

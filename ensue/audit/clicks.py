@@ -9,8 +9,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from ensue.data.cooccurrence import transpose
 from ensue.data.histories import Histories
 
 
@@ -86,3 +89,12 @@ class Clicks(NamedTuple):
         counts = np.bincount(keys // num_items, minlength=len(lengths))
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
         return cls(offsets, (keys % num_items).astype(np.int32), num_items)
+
+
+def both_ways(clicks: Clicks) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return (offsets, columns [R]) by user, and (offsets, users [R]) by item."""
+    by_item = transpose(clicks.offsets, clicks.columns, clicks.num_items - 1)
+    return (
+        (torch.from_numpy(clicks.offsets), torch.from_numpy(clicks.columns)),
+        (torch.from_numpy(by_item[0]), torch.from_numpy(by_item[1])),
+    )

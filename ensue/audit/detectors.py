@@ -32,8 +32,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ensue.audit.clicks import Clicks
-from ensue.data.cooccurrence import transpose
+from ensue.audit.clicks import Clicks, both_ways
 from ensue.evaluation.ranking.metrics import auc
 from ensue.models.baselines.wrmf import half_sweep, initial_vectors
 
@@ -126,9 +125,7 @@ def user_factors(clicks: Clicks, dim: int, *, seed: int) -> Floats:
 
 def wrmf_factors(clicks: Clicks, *, seed: int) -> Floats:
     """Return the vectors of users [N, WIDTH] of a weighted factorization of the clicks."""
-    by_user = torch.from_numpy(clicks.offsets), torch.from_numpy(clicks.columns)
-    transposed = transpose(clicks.offsets, clicks.columns, clicks.num_items - 1)
-    by_item = torch.from_numpy(transposed[0]), torch.from_numpy(transposed[1])
+    by_user, by_item = both_ways(clicks)
     items = initial_vectors(clicks.num_items, WIDTH, seed)
     for _ in range(SWEEPS):
         users = half_sweep(items, *by_user, WEIGHT, RIDGE)

@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from ensue.audit.clicks import Clicks
+from ensue.audit.clicks import Clicks, both_ways
 from ensue.audit.learned import Reply
 from ensue.audit.target_loss import target_loss
 from ensue.config import Config
-from ensue.data.cooccurrence import transpose
 from ensue.models.baselines.wrmf import half_sweep, initial_vectors
 from ensue.nn.weighted_ridge import solve_rows, whiten
 
@@ -67,7 +66,7 @@ class WrmfAls:
     def reply(self, fakes: NDArray[np.bool_]) -> Reply:
         """See `Surrogate.reply`."""
         config = self._config
-        by_user, by_item = _both_ways(self._real.join(Clicks.from_dense(fakes)))
+        by_user, by_item = both_ways(self._real.join(Clicks.from_dense(fakes)))
         items = self._start
         for sweep in range(config.sweeps):
             users = half_sweep(items, *by_user, config.weight, config.ridge)
@@ -101,12 +100,3 @@ def cell_gradient(
     if is_relaxed:
         slopes += (weight - 1) * (clicked - fakes @ items.T)
     return slopes * (fakes @ moved.T)
-
-
-def _both_ways(clicks: Clicks) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return (offsets, columns [R]) by user, and (offsets, users [R]) by item."""
-    by_item = transpose(clicks.offsets, clicks.columns, clicks.num_items - 1)
-    return (
-        (torch.from_numpy(clicks.offsets), torch.from_numpy(clicks.columns)),
-        (torch.from_numpy(by_item[0]), torch.from_numpy(by_item[1])),
-    )

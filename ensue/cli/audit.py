@@ -137,4 +137,5 @@ def _print(found: Audit) -> None:
     columns += [f"hit rate@{k} before", "after", "lift", "interval", f"change of {recall}"]
     print_table(columns, rows, title=f"Means over {len(found.facts['seeds'])} seeds")
     print_text(describe_strongest(found))
-    print_text(f"All of it is in {found.path / 'audit.html'} and audit.json beside it.")
+    names = [name for name in ("audit.html", "audit.json") if (found.path / name).is_file()]
+    print_text(f"All of it is in {found.path}: {' and '.join(names)}.")

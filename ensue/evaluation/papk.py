@@ -70,6 +70,7 @@ def pap_at_k(
     *,
     ties: Ties = "half",
     short_lists: ShortLists = "shrink",
+    all_positives: bool = False,
 ) -> PartialAUC:
     """Return pAp@k of users with lists of scored items.
 
@@ -78,6 +79,7 @@ def pap_at_k(
             the better.
         labels: [S], which items are positives.
         offsets: [U + 1]; user u has scores[offsets[u]:offsets[u + 1]].
+        all_positives: pAUC@k in place of pAp@k.
 
     Raises:
         UsageError: the lists do not fit together, k < 1, or a score is NaN.
@@ -86,20 +88,25 @@ def pap_at_k(
     >>> pap_at_k(np.arange(8.0, 0, -1), labels, np.array([0, 8]), k=2).values.tolist()
     [0.25]
     """
-    return _of_scores(scores, labels, offsets, k, ties, short_lists, all_positives=False)
-
-
-def partial_auc_at_k(
-    scores: NDArray[np.floating[Any]],
-    labels: NDArray[np.bool_],
-    offsets: NDArray[np.int64],
-    k: int,
-    *,
-    ties: Ties = "half",
-    short_lists: ShortLists = "shrink",
-) -> PartialAUC:
-    """Return pAUC@k, of all positives and the best k negatives; see `pap_at_k`."""
-    return _of_scores(scores, labels, offsets, k, ties, short_lists, all_positives=True)
+    check_choices(k, ties, short_lists)
+    scores, labels = np.asarray(scores), np.asarray(labels, dtype=np.bool_)
+    offsets = np.asarray(offsets, dtype=np.int64)
+    _check_offsets(offsets, len(scores), len(labels))
+    if np.isnan(scores).any():
+        raise UsageError("scores must be numbers; got NaN.")
+    num_positive = np.diff(np.concatenate([[0], np.cumsum(labels)])[offsets])
+    num_negative = np.diff(offsets) - num_positive
+    wide = np.minimum(k, num_negative) if short_lists == "shrink" else np.full(len(num_negative), k)
+    wide = np.where((num_positive > 0) & (num_negative > 0), wide, 0)
+    high = num_positive if all_positives else np.minimum(num_positive, k)
+    if ties == "rank":
+        owners = np.repeat(np.arange(len(num_positive)), np.diff(offsets))
+        own = slice(offsets[0], offsets[-1])
+        order = np.lexsort((-scores[own], owners))
+        return _of_hits(labels[own][order], offsets - offsets[0], high, wide)
+    values = np.full(len(wide), np.nan)
+    _fill_by_scores(scores, labels, offsets, high, wide, ties == "half", values)
+    return PartialAUC(values, high * wide)
 
 
 def pooled_pap_at_k(
@@ -155,37 +162,6 @@ def pap_of_lists(
     wide = np.where(num_positives > 0, k, 0)
     high = num_positives if all_positives else np.minimum(num_positives, k)
     return _of_hits(hits, offsets, high, wide)
-
-
-def _of_scores(
-    scores: NDArray[np.floating[Any]],
-    labels: NDArray[np.bool_],
-    offsets: NDArray[np.int64],
-    k: int,
-    ties: Ties,
-    short_lists: ShortLists,
-    *,
-    all_positives: bool,
-) -> PartialAUC:
-    check_choices(k, ties, short_lists)
-    scores, labels = np.asarray(scores), np.asarray(labels, dtype=np.bool_)
-    offsets = np.asarray(offsets, dtype=np.int64)
-    _check_offsets(offsets, len(scores), len(labels))
-    if np.isnan(scores).any():
-        raise UsageError("scores must be numbers; got NaN.")
-    num_positive = np.diff(np.concatenate([[0], np.cumsum(labels)])[offsets])
-    num_negative = np.diff(offsets) - num_positive
-    wide = np.minimum(k, num_negative) if short_lists == "shrink" else np.full(len(num_negative), k)
-    wide = np.where((num_positive > 0) & (num_negative > 0), wide, 0)
-    high = num_positive if all_positives else np.minimum(num_positive, k)
-    if ties == "rank":
-        owners = np.repeat(np.arange(len(num_positive)), np.diff(offsets))
-        own = slice(offsets[0], offsets[-1])
-        order = np.lexsort((-scores[own], owners))
-        return _of_hits(labels[own][order], offsets - offsets[0], high, wide)
-    values = np.full(len(wide), np.nan)
-    _fill_by_scores(scores, labels, offsets, high, wide, ties == "half", values)
-    return PartialAUC(values, high * wide)
 
 
 def _of_hits(

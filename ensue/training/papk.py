@@ -59,19 +59,17 @@ class PapkObjective(Objective):
         rng = np.random.default_rng(self.generator_state(epoch))
         users = rng.permutation(self._users)
         lengths = self._histories.lengths[users]
-        cuts = rng.integers((lengths + 1) // 2, lengths)
+        ends = self._histories.ends.copy()
+        ends[users] = self._histories.starts[users] + rng.integers((lengths + 1) // 2, lengths)
+        before = replace(self._histories, ends=ends)
         for start in range(first * self._batch_size, len(users), self._batch_size):
-            part = slice(start, start + self._batch_size)
-            yield self._make(users[part], cuts[part], self.generator(epoch, start + 1))
+            own = users[start : start + self._batch_size]
+            yield self._make(own, before, self.generator(epoch, start + 1))
 
     def _make(
-        self, users: NDArray[np.int64], cuts: NDArray[np.int64], generator: torch.Generator
+        self, users: NDArray[np.int64], before: Histories, generator: torch.Generator
     ) -> Batch:
-        starts = self._histories.starts
-        ends = self._histories.ends.copy()
-        ends[users] = starts[users] + cuts
-        before = replace(self._histories, ends=ends)
-        batch = before.batch(users, self._max_len, answers=ends[users])
+        batch = before.batch(users, self._max_len, answers=before.ends[users])
         positives = self._positives(users, before)
         first, last = self._owned[users], self._owned[users + 1]
         offsets = np.concatenate([[0], np.cumsum(last - first)])

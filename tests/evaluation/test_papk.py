@@ -16,7 +16,6 @@ from ensue.evaluation.papk import (
     TIES,
     pap_at_k,
     pap_of_lists,
-    partial_auc_at_k,
     pooled_pap_at_k,
 )
 
@@ -43,8 +42,8 @@ def by_pairs(scores, labels, k, ties, short_lists, *, all_positives=False) -> fl
     return won / (high * wide)
 
 
-def one(scores, labels, k, function=pap_at_k, **choices) -> float:
-    found = function(
+def one(scores, labels, k, **choices) -> float:
+    found = pap_at_k(
         np.array(scores, dtype=float),
         np.array(labels, dtype=bool),
         np.array([0, len(scores)]),
@@ -65,8 +64,8 @@ def test_by_pairs(data, ties, short_lists, all_positives):
     scores = np.array([score for score, _ in flat], dtype=np.float64)
     labels = np.array([label for _, label in flat], dtype=bool)
     offsets = np.cumsum([0, *map(len, lists)])
-    function = partial_auc_at_k if all_positives else pap_at_k
-    found = function(scores, labels, offsets, k, ties=ties, short_lists=short_lists)
+    choices = {"ties": ties, "short_lists": short_lists, "all_positives": all_positives}
+    found = pap_at_k(scores, labels, offsets, k, **choices)
     expected = [
         by_pairs(
             *map(list, zip(*own, strict=True)), k, ties, short_lists, all_positives=all_positives
@@ -105,7 +104,7 @@ def test_worked_examples(labels, k, pap, precision, pauc):
     if precision is not None:
         assert metrics[f"precision@{k}"][0] == pytest.approx(precision, abs=1e-12)
     if pauc is not None:
-        assert one(scores, is_positive, k, partial_auc_at_k) == pytest.approx(pauc, abs=1e-12)
+        assert one(scores, is_positive, k, all_positives=True) == pytest.approx(pauc, abs=1e-12)
         assert metrics[f"pauc@{k}"][0] == pytest.approx(pauc, abs=1e-12)
 
 
@@ -148,7 +147,7 @@ def test_dual_behaviour():
         scores, labels, k = random_case(rng)
         pap, num_positive = one(scores, labels, k), int(labels.sum())
         if num_positive <= k:
-            assert pap == one(scores, labels, k, partial_auc_at_k)
+            assert pap == one(scores, labels, k, all_positives=True)
         if num_positive >= k:
             assert (pap == 1) == labels[np.argsort(-scores)[:k]].all()
         if k >= max(num_positive, len(labels) - num_positive):
@@ -169,8 +168,7 @@ def test_of_ranks_is_of_scores(data):
     for all_targets in (False, True):
         targets = TargetRanks.of([ranks], length=size)
         found = partial_auc(targets, k, all_targets=all_targets)[0]
-        function = partial_auc_at_k if all_targets else pap_at_k
-        expected = one(range(size, 0, -1), labels, k, function)
+        expected = one(range(size, 0, -1), labels, k, all_positives=all_targets)
         assert found == pytest.approx(1.0 if np.isnan(expected) else expected, abs=1e-12)
 
 
