@@ -35,14 +35,20 @@ class PapkConfig(Config):
     k: of the metric; the one that is reported.
     form: of the surrogate (`losses.papk`).
     warmup_epochs: first epochs with the form "avg", which moves positives that rank low, too.
+    warmup_bce: weight of the binary cross-entropy of the same positives and negatives, which the
+        warm-up adds to the surrogate.
     num_negatives: drawn for the users of a step together; None is all items where there are at most
         50,000, else 1,000.
+    history: what is read of a user: the events before the positives, or others than them, for a log
+        without order; None is what the model's own setting says, "before" where it has none.
     """
 
     k: int = Field(default=10, ge=1)
     form: PapkForm = "ramp"
     warmup_epochs: int = Field(default=2, ge=0)
+    warmup_bce: float = Field(default=0.0, ge=0)
     num_negatives: int | None = Field(default=None, ge=1)
+    history: Literal["before", "others"] | None = None
 
 
 def papk_loss(
