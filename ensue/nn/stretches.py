@@ -24,10 +24,18 @@ def in_stretches(
     size = len(arrays[0])
     count = max(1, min(torch.get_num_threads(), size // least))
     edges = [size * i // count for i in range(count + 1)]
+    return run_stretches(kernel, arrays, others, edges)
+
+
+def run_stretches(
+    kernel: Any, arrays: Sequence[Any], others: tuple[Any, ...], edges: Sequence[int]
+) -> list[Any]:
+    """Return what `in_stretches` does, of stretches that begin and end at the given edges."""
     parts = [[a[i:j] for a in arrays] for i, j in pairwise(edges)]
-    if count == 1:
+    if len(parts) == 1:
         return [kernel(*parts[0], *others)]
-    return list(_threads(count).map(lambda part: kernel(*part, *others), parts))
+    threads = _threads(min(torch.get_num_threads(), len(parts)))
+    return list(threads.map(lambda part: kernel(*part, *others), parts))
 
 
 @cache
