@@ -9,7 +9,7 @@ Shapes: E edges, N items or users, R rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -116,3 +116,12 @@ def feature_graph(schema: GraphSchema, values: NDArray[np.int32] | Bags) -> Grap
         return make_graph(schema, sources, values.values)
     sources = np.flatnonzero(values)
     return make_graph(schema, sources, values[sources])
+
+
+def feature_names(side: str, names: Iterable[str]) -> list[str]:
+    """Return which features of "items" or "users" are among the names of graphs.
+
+    >>> feature_names("items", ["tags", "items.genres", "users.age"])
+    ['genres']
+    """
+    return [name.removeprefix(f"{side}.") for name in names if name.startswith(f"{side}.")]

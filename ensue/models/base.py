@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ensue.config import Config
 from ensue.data.context import ContextSchema
 from ensue.data.feature_schema import FeatureSchema
+from ensue.data.graphs import GraphSchema
 from ensue.data.histories import Histories, HistoryBatch
 from ensue.nn.table_config import TableConfig
 
@@ -36,12 +37,14 @@ class Model(nn.Module, ABC):
     max_len: how many of the last items of a history it reads; None is all of them.
     context: the context columns that it reads beside them.
     features: the features of items and of users that it reads.
+    graphs: the graphs between entities that it reads, interactions aside.
     """
 
     Config: ClassVar[type[Config]]
     max_len: int | None = None
     context: ContextSchema = ContextSchema()
     features: FeatureSchema = FeatureSchema()
+    graphs: tuple[GraphSchema, ...] = ()
 
     def __init__(self, config: Any, *, num_users: int, num_items: int) -> None:
         super().__init__()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ensue.config import Config
 from ensue.data.context import ContextSchema
 from ensue.data.feature_schema import FeatureSchema
+from ensue.data.graphs import GraphSchema
 from ensue.errors import UsageError, did_you_mean
 from ensue.models.base import FittedModel, Model
 from ensue.models.baselines.bpr import BPR
@@ -19,6 +21,7 @@ from ensue.models.baselines.mult_vae import MultVAE
 from ensue.models.baselines.neumf import NeuMF
 from ensue.models.baselines.popularity import Popularity
 from ensue.models.baselines.wrmf import WRMF
+from ensue.models.graph.medres import Medres
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.sequential.caser import Caser
@@ -70,6 +73,9 @@ _TWO_TOWER_DEFAULTS: dict[str, Any] = {
     "weight_decay": 0.0,
     "batch_size": 1024,
 }
+
+# An example is a user.
+_MEDRES_DEFAULTS: dict[str, Any] = {"batch_size": 256, "metric": "pap@10"}
 
 METHODS: dict[str, Method] = {
     "caser": Method(
@@ -175,6 +181,18 @@ METHODS: dict[str, Method] = {
             "learning_rate": Range(0.001, 0.02, log=True),
             "temperature": Range(0.03, 0.3, log=True),
             "dim": Range(32, 128, log=True),
+        },
+    ),
+    "medres": Method(
+        Medres,
+        defaults=_MEDRES_DEFAULTS,
+        space={
+            **_TRAINING_SPACE,
+            "dim": Range(32, 128, log=True),
+            "degree": Range(0, 2),
+            "layers": Range(1, 2),
+            "dropout": Range(0.0, 0.6),
+            "edge_dropout": Range(0.0, 0.6),
         },
     ),
     "bpr": Method(BPR, space={**_TRAINING_SPACE, "dim": Range(16, 256, log=True)}),
@@ -298,6 +316,7 @@ def build_model(
     num_items: int,
     context: ContextSchema,
     features: FeatureSchema | None = None,
+    graphs: Sequence[GraphSchema] = (),
 ) -> Model:
     """Return a new model of the method called `name`.
 
@@ -305,10 +324,13 @@ def build_model(
         context: what the context columns hold that the config names; only models that read any
             take it.
         features: the features of items and users that it reads; likewise.
+        graphs: the graphs between entities that it reads; likewise.
     """
     facts: dict[str, Any] = {"num_users": num_users, "num_items": num_items}
     if not context.is_empty:
         facts["context"] = context
     if features is not None and not features.is_empty:
         facts["features"] = features
+    if graphs:
+        facts["graphs"] = graphs
     return get_method(name).model(config, **facts)

@@ -14,6 +14,8 @@ Shapes: n_a, n_b entities of the sides, F_a, F_b widths of their inputs, H outpu
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +39,29 @@ class SideWeights(nn.Module):
             nn.init.xavier_uniform_(torch.empty(w, width)) for w in widths
         )
         self.bias = nn.Parameter(torch.zeros(width))
+
+    def near(
+        self,
+        own: Tensor | None,
+        other: Tensor | None,
+        to_other: Callable[[Tensor, Tensor | None], Tensor],
+    ) -> Tensor | None:
+        """Return what the side reads of each entity of the other side, X_b T1 + W^T (X_a T2).
+
+        Args:
+            own, other: inputs of both sides; None is zero, as is what is returned then.
+            to_other: the product with W^T, plus its second argument.
+        """
+        near = None
+        if len(self.theta) > 1 and other is not None:
+            near = other @ self.theta[1]
+        if len(self.theta) > 2 and own is not None:
+            near = to_other(own @ self.theta[2], near)
+        return near
+
+    def own(self, x: Tensor) -> Tensor:
+        """Return what the inputs of the side itself add, X_a T0 + b."""
+        return torch.addmm(self.bias, x, self.theta[0])
 
 
 class GraphConvolution(nn.Module):
@@ -79,13 +104,8 @@ class GraphConvolution(nn.Module):
             (self.a, x_a, x_b, to_a, to_b),
             (self.b, x_b, x_a, to_b, to_a),
         ):
-            total = torch.addmm(side.bias, own, side.theta[0])
-            if self.degree > 0:
-                near = other @ side.theta[1]
-                if self.degree > 1:
-                    near = to_other(own @ side.theta[2], near)
-                total = to_own(near, total)
-            sums.append(self.activation(total))
+            total, near = side.own(own), side.near(own, other, to_other)
+            sums.append(self.activation(total if near is None else to_own(near, total)))
         return sums[0], sums[1]
 
 

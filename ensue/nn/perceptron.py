@@ -1,12 +1,12 @@
 """Rectified layers one after the other, as every ranking model has them.
 
 Weights are drawn as in He et al., ICCV 2015, so that a deep one neither swells nor fades; biases
-start at zero. Shapes: B rows, H width.
+start at zero. Shapes: B rows, H width, U users, I items.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ensue.nn.dropout import Dropout
+
+BLOCK_CELLS = 1 << 20  # numbers of a hidden layer of pairs that are made at a time
 
 
 class Perceptron(nn.Module):
@@ -70,3 +72,21 @@ def linear_layer(width: int, size: int) -> nn.Linear:
     nn.init.kaiming_uniform_(layer.weight, nonlinearity="linear")
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def add_pair_scores_(
+    scores: Tensor, of_users: Tensor, of_items: Tensor, behind: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Add to scores [U, I] what a perceptron makes of every pair, and return them.
+
+    The first layer of a pair is a sum, so it is computed for users and for items apart.
+
+    Args:
+        of_users, of_items: what they add to the first layer, [U, H] and [I, H].
+        behind: the layers behind it, [U, n, H] to [U, n].
+    """
+    size = max(1, BLOCK_CELLS // max(1, of_users.numel()))
+    for first in range(0, len(of_items), size):
+        block = of_users[:, None] + of_items[first : first + size]
+        scores[:, first : first + size] += behind(block)
+    return scores

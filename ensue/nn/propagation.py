@@ -94,9 +94,13 @@ class SparseRows:
         names = ("offsets", "columns", "values", "edges")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
-    def without(self, is_dropped: Tensor) -> SparseRows:
-        """Return the matrix with the values of some edges at 0: is_dropped [E], by number."""
-        return replace(self, values=self.values.masked_fill(is_dropped[self.edges], 0))
+    def without(self, is_dropped: Tensor, scale: float = 1.0) -> SparseRows:
+        """Return the matrix with the values of some edges at 0, and the others times `scale`.
+
+        Args:
+            is_dropped: by the number of an edge.
+        """
+        return replace(self, values=self.values.masked_fill(is_dropped[self.edges], 0) * scale)
 
 
 @dataclass(frozen=True)
@@ -176,12 +180,12 @@ class Adjacency:
         both: tuple[Tensor, Tensor] = _LayerMean.apply(x_a, x_b, self, num_layers)  # type: ignore[no-untyped-call]
         return both
 
-    def without(self, is_dropped: Tensor) -> Adjacency:
+    def without(self, is_dropped: Tensor, scale: float = 1.0) -> Adjacency:
         """Return the graph without some of its edges, [E] bool in the order of `build`.
 
-        Its normalization is that of the whole graph.
+        Its normalization is that of the whole graph, times `scale`.
         """
-        return self._each(lambda matrix: matrix.without(is_dropped))
+        return self._each(lambda matrix: matrix.without(is_dropped, scale))
 
     def to(self, device: torch.device | str) -> Adjacency:
         """Return the graph on `device`."""

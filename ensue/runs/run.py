@@ -36,6 +36,7 @@ from ensue.data.arrow_file import ColumnFile, read_columns
 from ensue.data.context import ContextEncoder, ContextSchema
 from ensue.data.dataset import Dataset
 from ensue.data.feature_schema import FeatureSchema
+from ensue.data.graphs import GraphSchema
 from ensue.data.histories import Histories
 from ensue.data.ids import IdMap
 from ensue.errors import RunError
@@ -85,6 +86,7 @@ class Run(StoredRun):
             num_items=counts["items"],
             context=ContextSchema.from_dict(self.info.get("context", {})),
             features=FeatureSchema.from_dict(self.info.get("features", {})),
+            graphs=[GraphSchema.from_dict(graph) for graph in self.info.get("graphs", [])],
         )
         return self.fill_(model)
 
@@ -354,5 +356,7 @@ def save_run(path: Path, model: Model, dataset: Dataset, info: dict[str, Any]) -
     if not model.features.is_empty:
         columns_read["features"] = model.features.to_dict()
         save_encoders(path, model.features, dataset)
+    if model.graphs:
+        columns_read["graphs"] = [schema.to_dict() for schema in model.graphs]
     write_json(path / "run.json", {"format": FORMAT, **info, **columns_read})
     return Run(path)

@@ -16,12 +16,15 @@ from ensue.config import Config, ConfigT, make_config
 from ensue.data.context import ContextSchema
 from ensue.data.dataset import Dataset
 from ensue.data.feature_schema import EMPTY, FeatureSchema, select_columns
+from ensue.data.graphs import Graph, feature_names
 from ensue.data.ranking.value_ids import value_ids
 from ensue.distributed.config import WorkersConfig
 from ensue.distributed.workers import Workers
 from ensue.errors import ConfigError, DataError, UsageError, did_you_mean
 from ensue.evaluation.metrics import FORMULAS
 from ensue.models.base import FittedModel, ItemsConfig, Model
+from ensue.models.graph.medres import Medres
+from ensue.models.graph.medres_config import MedresConfig
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.retrieval.two_tower_config import TowerConfig
 from ensue.models.sequence import ContextConfig
@@ -121,7 +124,7 @@ def train_with(
         workers_config, settings = _take_settings(WorkersConfig, settings)
         extra = {**(extra or {}), "distributed": distributed}
     config, training = resolve_settings(model, settings)
-    make_model = _model_maker(model, config, dataset)
+    make_model = _model_maker(model, config, dataset, fit)
     out = Path(out)
     chosen = {
         "model": model,
@@ -230,14 +233,28 @@ def _fit(make: Callable[[], Model], dataset: Dataset, fit: Fit) -> tuple[Model, 
     return model.eval(), {"metrics": {"validation": validate(model)} if validate else {}}
 
 
-def _model_maker(name: str, config: Config, dataset: Dataset) -> Callable[[], Model]:
-    """Return what makes a new model; the columns that the config names are found here."""
+def _model_maker(name: str, config: Config, dataset: Dataset, fit: Fit) -> Callable[[], Model]:
+    """Return what makes a new model; the columns and graphs that the config names are found here.
+
+    Args:
+        fit: the part of the dataset whose edges are read.
+    """
     context, items, users = ContextSchema(), EMPTY, EMPTY
+    graphs: dict[str, Graph] = {}
     if isinstance(config, ContextConfig):
         context = dataset.context_schema(config.context_in, config.context_out)
     if isinstance(config, TowerConfig):
         items = select_columns(dataset.item_features, config.item_features, setting="item_features")
         users = select_columns(dataset.user_features, config.user_features, setting="user_features")
+    if isinstance(config, MedresConfig):
+        graphs = dataset.graphs(fit, config.graphs)
+        items, users = (
+            select_columns(table, None if config.reads_features else names, setting="graphs")
+            for table, names in (
+                (dataset.item_features, feature_names("items", graphs)),
+                (dataset.user_features, feature_names("users", graphs)),
+            )
+        )
 
     def make() -> Model:
         model = build_model(
@@ -247,9 +264,12 @@ def _model_maker(name: str, config: Config, dataset: Dataset) -> Callable[[], Mo
             num_items=dataset.num_items,
             context=context,
             features=FeatureSchema(items.columns, users.columns),
+            graphs=tuple(graph.schema for graph in graphs.values()),
         )
-        if isinstance(model, TwoTower):
+        if isinstance(model, (TwoTower, Medres)):
             model.fill_features_(items, users)
+        if isinstance(model, Medres):
+            model.fill_graphs_(graphs)
         if isinstance(config, ItemsConfig) and config.growth is not None:
             name_items_(model, item_ids(dataset))
         return model

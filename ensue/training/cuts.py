@@ -115,9 +115,7 @@ class CutObjective(Objective):
         own = (batch.users, batch.items, batch.offsets, positives, owned, torch.from_numpy(offsets))
         return (*own, self.draw(users, generator), *context)
 
-    def _positives(
-        self, users: NDArray[np.int64], before: Histories, after: Histories
-    ) -> Tensor:
+    def _positives(self, users: NDArray[np.int64], before: Histories, after: Histories) -> Tensor:
         """Return the distinct items behind the cuts that are not before them [B, P], padded by 0.
 
         Of more than MAX_POSITIVES items the first ones.

@@ -21,12 +21,14 @@ from ensue.models.baselines.bpr import BPR
 from ensue.models.baselines.cml import CML
 from ensue.models.baselines.mult_vae import MultVAE
 from ensue.models.baselines.neumf import NeuMF
+from ensue.models.graph.medres import Medres
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.caser import Caser
 from ensue.nn.growing_items import see_items_
 from ensue.training.bags import BagObjective
+from ensue.training.medres import MedresObjective
 from ensue.training.next_item import NextItemObjective
 from ensue.training.objective import Batch, ExampleObjective, Objective, QueryObjective
 from ensue.training.paths import PathObjective
@@ -105,6 +107,8 @@ def make_objective(model: Model, histories: Histories, *, batch_size: int, seed:
         return BagObjective(model, histories, batch_size=batch_size, seed=seed)
     if isinstance(model, DeepRetrieval):
         return PathObjective(model, histories, batch_size=batch_size, seed=seed)
+    if isinstance(model, Medres):
+        return MedresObjective(model, histories, batch_size=batch_size, seed=seed)
     if isinstance(model, SequenceModel):
         return NextItemObjective(model, histories, batch_size=batch_size, seed=seed)
     if isinstance(model, TwoTower):

@@ -76,9 +76,7 @@ class PapkObjective(CutObjective):
         return loss
 
 
-def _score_all(
-    model: Any, cut: Cut, k: int, num_items: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def _score_all(model: Any, cut: Cut, k: int, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return scores of the positives [B, P] and of items [B, N], and which are negatives."""
     scores = model.score(cut.before)
     is_negative = cut.is_negative(num_items)

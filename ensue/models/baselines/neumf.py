@@ -31,9 +31,7 @@ from ensue.data.histories import HistoryBatch
 from ensue.models.base import Model
 from ensue.nn.bags import bag_sum
 from ensue.nn.embedding import dot_rows, gather_rows
-from ensue.nn.perceptron import linear_layer, rectified_layer
-
-BLOCK_CELLS = 1 << 20  # numbers of a hidden layer that are made at a time
+from ensue.nn.perceptron import add_pair_scores_, linear_layer, rectified_layer
 
 
 class NeuMFConfig(Config):
@@ -91,12 +89,7 @@ class NeuMF(Model):
         vectors = torch.where(is_known, self.user_embedding[rows], unknown)
         scores = (vectors * self.product_weights) @ self.item_embedding.T
         of_users = self._of_users(torch.where(is_known, self.mlp_user_embedding[rows], mean))
-        widest = max([1, *self.config.hidden])
-        size = max(1, BLOCK_CELLS // (max(1, len(batch)) * widest))
-        for first in range(0, len(of_items), size):
-            block = of_users[:, None] + of_items[first : first + size]
-            scores[:, first : first + size] += self._behind(block)
-        return scores
+        return add_pair_scores_(scores, of_users, of_items, self._behind)
 
     @torch.no_grad()
     def freeze_(self) -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ensue.data.histories import HistoryBatch
-from ensue.models.baselines import neumf
 from ensue.models.baselines.neumf import NeuMF, NeuMFConfig
+from ensue.nn import perceptron
 from ensue.training.sampled_items import BinaryObjective
 from tests.contracts.planted import histories_of
 
@@ -42,7 +42,7 @@ def by_definition(model: NeuMF, user: Tensor, mlp_user: Tensor, item: int) -> fl
 def test_scores_of_known_users(
     hidden: list[int], block_cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neumf, "BLOCK_CELLS", block_cells)
+    monkeypatch.setattr(perceptron, "BLOCK_CELLS", block_cells)
     model = make(hidden)
     scores = model.score(HistoryBatch.from_lists([[1], [], [5, 2]], [3, 1, 2]))
     for row, user in enumerate([2, 0, 1]):

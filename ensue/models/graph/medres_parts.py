@@ -1,0 +1,138 @@
+"""The parts of MEDRES beside its graphs: the dynamic component, and the heads that score.
+
+Shapes: B users, C items, n rows, T places of a history, D width, R width of a representation, H of
+a hidden layer, I items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ensue.data.features import FeatureColumn
+from ensue.data.histories import HistoryBatch
+from ensue.nn.dropout import Dropout
+from ensue.nn.embedding import gather_rows
+from ensue.nn.feature_rows import FeatureRows, FeatureValues
+from ensue.nn.perceptron import add_pair_scores_, linear_layer, rectified_layer
+from ensue.nn.towers import FeatureEmbedding, Sizes
+
+
+class FeaturePart(nn.Module):
+    """What the features of a user or an item say: a rectified layer over all of them [n, D].
+
+    values: of the features of all of them, where the model reads any.
+    """
+
+    def __init__(
+        self, columns: Sequence[FeatureColumn], *, num_rows: int, dim: int, dropout: float
+    ) -> None:
+        super().__init__()
+        self.values = FeatureValues(columns, num_rows=num_rows)
+        self.embedding = FeatureEmbedding(columns, sizes=Sizes(0, 0, dim))
+        self.layer = rectified_layer(self.embedding.width, dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, rows: FeatureRows) -> Tensor:
+        """Return [n, D] of the features of n rows."""
+        slots = self.embedding(torch.empty(0, dtype=torch.long), rows)
+        return F.relu(self.layer(self.dropout(self.embedding.join(slots))))
+
+    def of(self, rows: Tensor) -> Tensor:
+        """Return [n, D] of rows [n] of the values."""
+        return self(self.values.take(rows))
+
+
+class RecentPart(nn.Module):
+    """What the last T items of a history say: a rectified layer over a weighted sum of their
+    vectors, with a weight for each place and each number of a vector, as Caser's vertical filters.
+    """
+
+    def __init__(self, *, num_items: int, places: int, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.item_embedding = nn.Parameter(torch.randn(num_items + 1, dim) * 0.1)
+        fading = torch.linspace(-2, 0, places).exp()
+        self.weights = nn.Parameter((fading / fading.sum())[:, None].repeat(1, dim))
+        self.layer = rectified_layer(dim, dim)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, batch: HistoryBatch) -> Tensor:
+        """Return [B, D] of histories."""
+        items = batch.padded(len(self.weights))
+        vectors = gather_rows(self.item_embedding, items, padding_idx=0)
+        is_real = (items > 0)[:, :, None]
+        summed = (vectors * is_real * self.weights).sum(dim=1)
+        return F.relu(self.layer(self.dropout(summed)))
+
+
+class DotHead(nn.Module):
+    """Scores are products of two vectors, plus a bias of the item.
+
+    of_users: makes queries [B, D] of users [B, R].
+    """
+
+    def __init__(self, user_width: int, item_width: int, dim: int) -> None:
+        super().__init__()
+        self.of_users = linear_layer(user_width, dim)
+        self.of_items = linear_layer(item_width, dim)
+        self.bias = nn.Linear(item_width, 1)
+        nn.init.zeros_(self.bias.weight)
+        nn.init.zeros_(self.bias.bias)
+
+    def of_item(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return vectors [n, D] and biases [n] of items [n, R]."""
+        return self.of_items(items), self.bias(items).squeeze(1)
+
+    def match(self, queries: Tensor, items: Tensor, biases: Tensor) -> Tensor:
+        """Return scores [B, C] of queries [B, D] and items [C, D]."""
+        return torch.addmm(biases, queries, items.T)
+
+    def match_pairs(self, queries: Tensor, items: Tensor, biases: Tensor) -> Tensor:
+        """Return scores [B, C] of queries [B, D] and items [B, C, D]."""
+        return torch.einsum("bd,bcd->bc", queries, items) + biases
+
+
+class PerceptronHead(nn.Module):
+    """Scores are a perceptron of two hidden layers over user and item side by side.
+
+    The first layer is made of users and of items apart: that is what is stored of an item.
+
+    of_users: makes what users [B, R] add to the first layer [B, D].
+    """
+
+    def __init__(self, user_width: int, item_width: int, dim: int) -> None:
+        super().__init__()
+        self.of_users = nn.Linear(user_width, dim, bias=False)
+        self.of_items = nn.Linear(item_width, dim)
+        whole = rectified_layer(user_width + item_width, dim)
+        with torch.no_grad():
+            self.of_users.weight.copy_(whole.weight[:, :user_width])
+            self.of_items.weight.copy_(whole.weight[:, user_width:])
+            self.of_items.bias.zero_()
+        self.second = rectified_layer(dim, max(1, dim // 2))
+        self.output = linear_layer(max(1, dim // 2), 1)
+
+    def of_item(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what items [n, R] add to the first layer [n, D], and biases of zero [n]."""
+        vectors = self.of_items(items)
+        return vectors, vectors.new_zeros(len(items))
+
+    def match(self, queries: Tensor, items: Tensor, biases: Tensor) -> Tensor:
+        """Return scores [B, C] of first layers [B, H] and [C, H], made in blocks of items."""
+        scores = queries.new_zeros(len(queries), len(items))
+        return add_pair_scores_(scores, queries, items, self._behind)
+
+    def match_pairs(self, queries: Tensor, items: Tensor, biases: Tensor) -> Tensor:
+        """Return scores [B, C] of first layers [B, H] and [B, C, H]."""
+        return self._behind(queries[:, None] + items)
+
+    def _behind(self, x: Tensor) -> Tensor:
+        """Return scores [B, C] of the first layer [B, C, H]."""
+        scores: Tensor = self.output(F.relu(self.second(x.relu())))
+        return scores.squeeze(-1)
+
+
+HEADS = {"dot": DotHead, "mlp": PerceptronHead}

@@ -1,0 +1,133 @@
+"""Rounds over the graphs between entities of several types, as MEDRES makes them.
+
+In a round each side of each graph has a convolution of its own (`nn.graph_convolution`), and what
+the graphs say of a type of entities is merged into one vector by a perceptron. The convolution of
+some rows alone needs their own inputs, and what they read of their neighbors:
+
+    H = relu(X T0 + W near + b),    near = X' T1 + W^T (X T2),
+
+where near [n', H] is of the other side and the same for all rows: a new row of W is enough for the
+vector of a new entity.
+Shapes: n, n' entities of a type and of the other side, H width, P graph sides of a type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ensue.nn.bags import bag_sum
+from ensue.nn.dropout import Dropout
+from ensue.nn.graph_convolution import SideWeights
+from ensue.nn.perceptron import linear_layer, rectified_layer
+from ensue.nn.propagation import Adjacency
+
+
+class Side(NamedTuple):
+    """One side of a graph: its number, whether it is the first side, and types of entities."""
+
+    graph: int
+    is_first: bool
+    own: int
+    other: int
+
+    def sum_neighbors(self, graph: Adjacency, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """Return sums [n, H] over the neighbors, whose rows are x [n', H]."""
+        return graph.propagate(x, plus) if self.is_first else graph.propagate_back(x, plus)
+
+    def sum_back(self, graph: Adjacency, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """Return the same the other way round: [n', H] of x [n, H]."""
+        return graph.propagate_back(x, plus) if self.is_first else graph.propagate(x, plus)
+
+
+class Merge(nn.Module):
+    """One vector of an entity out of what P graphs say: a rectified layer and a linear one."""
+
+    def __init__(self, num_parts: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.first = rectified_layer(num_parts * width, width)
+        self.second = linear_layer(width, width)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return [n, H] of P times [n, H]."""
+        x = self.dropout(torch.cat(list(parts), dim=1))
+        return self.second(self.dropout(F.relu(self.first(x))))  # type: ignore[no-any-return]
+
+
+class EntityRound(nn.Module):
+    """A round: `near` of each side, sums of it over neighbors, and `merge` of each type.
+
+    sides: those whose own type is one of `kinds`, the types that the round makes vectors of.
+    """
+
+    def __init__(
+        self,
+        sides: Sequence[Side],
+        kinds: Sequence[int],
+        width: int,
+        *,
+        degree: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.kinds = tuple(kinds)
+        self.sides = [side for side in sides if side.own in kinds]
+        self.weights = nn.ModuleList(SideWeights(width, width, width, degree) for _ in self.sides)
+        self.merges = nn.ModuleDict(
+            {str(kind): Merge(max(1, len(self.numbers(kind))), width, dropout) for kind in kinds}
+        )
+
+    def numbers(self, kind: int) -> list[int]:
+        """Return which sides are of a type."""
+        return [number for number, side in enumerate(self.sides) if side.own == kind]
+
+    def near(self, number: int, inputs: Sequence[Tensor | None], graph: Adjacency) -> Tensor | None:
+        """Return what side `number` reads of each entity of the other side [n', H].
+
+        Args:
+            inputs: [n, H] of each type; None is zero.
+
+        None is returned where that is zero, too.
+        """
+        side, weights = self.sides[number], self.weights[number]
+        near: Tensor | None = weights.near(
+            inputs[side.own], inputs[side.other], partial(side.sum_back, graph)
+        )
+        return near
+
+    def merge(self, kind: int, own: Tensor, sums: Sequence[Tensor | None]) -> Tensor:
+        """Return the vectors [n, H] of entities of a type.
+
+        Args:
+            own: their inputs [n, H].
+            sums: of `near` over their neighbors [n, H], for each side of the type in the order of
+                `numbers`; None is zero.
+        """
+        parts = []
+        for number, total in zip(self.numbers(kind), sums, strict=True):
+            part = self.weights[number].own(own)
+            parts.append(torch.relu(part if total is None else part + total))
+        return self.merges[str(kind)](parts or [own])  # type: ignore[no-any-return]
+
+
+def neighbor_sums(
+    near: Tensor, scale: Tensor, ids: Tensor, offsets: Tensor, *, is_symmetric: bool
+) -> Tensor:
+    """Return for new rows of a graph what the graph's own product would give them [B, H].
+
+    Args:
+        near: [n' + 1, H], row 0 is padding.
+        scale: [n' + 1], what an edge to each of them counts.
+        ids: [S] neighbors, one after the other; offsets: [B + 1].
+        is_symmetric: a row's own part of the weight is the root of its degree; else its degree.
+    """
+    lengths = offsets.diff().to(near.dtype).clamp(min=1)
+    own = lengths.rsqrt() if is_symmetric else lengths.reciprocal()
+    weights = scale[ids] * own.repeat_interleave(offsets.diff(), output_size=len(ids))
+    return bag_sum(near, ids, offsets, weights)
