@@ -60,9 +60,7 @@ def _flickr(sources: Path, out: Path) -> Dataset:
     return _links(sources, out, links, np.stack([attributes.rows, attributes.columns], axis=1))
 
 
-def _links(
-    sources: Path, out: Path, links: NDArray[Any], words: NDArray[Any]
-) -> Dataset:
+def _links(sources: Path, out: Path, links: NDArray[Any], words: NDArray[Any]) -> Dataset:
     """Return a data set of links [E, 2] between nodes, and pairs of nodes and words."""
     rng = np.random.default_rng(0)
     links = rng.permutation(links)

@@ -45,11 +45,14 @@ def make_config(cls: type[ConfigT], settings: Mapping[str, Any]) -> ConfigT:
 def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
     """Return {"dim": 64, "activation": "relu"} for ["dim=64", "activation=relu"].
 
-    A value is read as JSON where it is JSON, and is a string otherwise; it is never evaluated. The
-    field's type is checked later, by `make_config`.
+    A value is read as JSON where it is JSON, as a list of strings where it is words in brackets,
+    and is a string otherwise; it is never evaluated. The field's type is checked later, by
+    `make_config`.
 
     >>> parse_settings(["dim=64", "layers=[1,2]", "activation=relu"])
     {'dim': 64, 'layers': [1, 2], 'activation': 'relu'}
+    >>> parse_settings(["graphs=[tags,friends]"])
+    {'graphs': ['tags', 'friends']}
 
     Raises:
         UsageError: an assignment has no "=" or an empty name.
@@ -63,5 +66,12 @@ def parse_settings(assignments: Iterable[str]) -> dict[str, Any]:
         try:
             settings[name] = json.loads(value)
         except json.JSONDecodeError:
-            settings[name] = value.strip()
+            settings[name] = _words(value.strip())
     return settings
+
+
+def _words(value: str) -> str | list[str]:
+    """Return the words of "[one, other]"; any other value as it is."""
+    if not (value.startswith("[") and value.endswith("]")) or set(value[1:-1]) & set("[]{}\"'"):
+        return value
+    return [word.strip() for word in value[1:-1].split(",")]

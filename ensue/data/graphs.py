@@ -10,7 +10,7 @@ Shapes: E edges, N items or users, R rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,13 @@ class GraphSchema:
     def to_dict(self) -> dict[str, Any]:
         """Return the schema, ready for JSON."""
         return asdict(self)
+
+    def grown(self, kind: str, count: int) -> GraphSchema:
+        """Return the schema with `count` more entities of a type."""
+        rows, columns = (
+            size + count * (own == kind) for own, size in zip(self.types, self.sizes, strict=True)
+        )
+        return replace(self, sizes=(rows, columns))
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> GraphSchema:

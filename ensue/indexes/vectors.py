@@ -7,7 +7,7 @@ Shapes: B queries, D width of a query, I items.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
@@ -47,13 +47,18 @@ class ItemVectors:
     has_bias: bool
 
 
+def is_product(model: object) -> TypeGuard[ProductModel]:
+    """Return whether a model scores by a product; one that can do both says `scores_by_product`."""
+    return isinstance(model, ProductModel) and getattr(model, "scores_by_product", True)
+
+
 def by_product(model: object) -> ProductModel:
     """Return the model, after checking that it scores by a product.
 
     Raises:
         UsageError: it does not.
     """
-    if not isinstance(model, ProductModel):
+    if not is_product(model):
         raise UsageError(
             "an index needs a model that scores items by the product of two vectors (caser, "
             f"sasrec, gru4rec, m3, bpr, ...); {type(model).__name__} does not. "

@@ -34,9 +34,11 @@ class PapkConfig(Config):
 
     k: of the metric; the one that is reported.
     form: of the surrogate (`losses.papk`).
-    warmup_epochs: first epochs with the form "avg", which moves positives that rank low, too.
-    warmup_bce: weight of the binary cross-entropy of the same positives and negatives, which the
-        warm-up adds to the surrogate.
+    warmup_epochs: first epochs with an easier loss.
+    warmup: that is the form "avg", which moves positives that rank low, too, or binary
+        cross-entropy against any negatives: from a random start, a model of several layers may
+        answer the hardest negatives by making all scores equal. None is "bce" for medres, and "avg"
+        for other models.
     num_negatives: drawn for the users of a step together; None is all items where there are at most
         50,000, else 1,000.
     history: what is read of a user: the events before the positives, or others than them, for a log
@@ -46,7 +48,7 @@ class PapkConfig(Config):
     k: int = Field(default=10, ge=1)
     form: PapkForm = "ramp"
     warmup_epochs: int = Field(default=2, ge=0)
-    warmup_bce: float = Field(default=0.0, ge=0)
+    warmup: Literal["avg", "bce"] | None = None
     num_negatives: int | None = Field(default=None, ge=1)
     history: Literal["before", "others"] | None = None
 

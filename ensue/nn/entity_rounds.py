@@ -8,6 +8,8 @@ some rows alone needs their own inputs, and what they read of their neighbors:
 
 where near [n', H] is of the other side and the same for all rows: a new row of W is enough for the
 vector of a new entity.
+All matrices T start as the identity, and vectors are merged by their sum at first: so what two
+entities have in common in the graphs is in the product of their vectors before anything is learned.
 Shapes: n, n' entities of a type and of the other side, H width, P graph sides of a type.
 """
 
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from ensue.nn.bags import bag_sum
 from ensue.nn.dropout import Dropout
 from ensue.nn.graph_convolution import SideWeights
-from ensue.nn.perceptron import linear_layer, rectified_layer
+from ensue.nn.perceptron import rectified_layer
 from ensue.nn.propagation import Adjacency
 
 
@@ -46,18 +48,24 @@ class Side(NamedTuple):
 
 
 class Merge(nn.Module):
-    """One vector of an entity out of what P graphs say: a rectified layer and a linear one."""
+    """One vector of an entity out of what P graphs say: their sum, and a perceptron over them.
+
+    The perceptron, a rectified layer and a linear one, starts at zero.
+    """
 
     def __init__(self, num_parts: int, width: int, dropout: float) -> None:
         super().__init__()
         self.first = rectified_layer(num_parts * width, width)
-        self.second = linear_layer(width, width)
+        self.second = nn.Linear(width, width)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
         self.dropout = Dropout(dropout)
 
     def forward(self, parts: Sequence[Tensor]) -> Tensor:
         """Return [n, H] of P times [n, H]."""
         x = self.dropout(torch.cat(list(parts), dim=1))
-        return self.second(self.dropout(F.relu(self.first(x))))  # type: ignore[no-any-return]
+        merged: Tensor = self.second(self.dropout(F.relu(self.first(x))))
+        return merged + x.view(len(x), len(parts), merged.shape[1]).sum(dim=1)
 
 
 class EntityRound(nn.Module):
@@ -79,6 +87,8 @@ class EntityRound(nn.Module):
         self.kinds = tuple(kinds)
         self.sides = [side for side in sides if side.own in kinds]
         self.weights = nn.ModuleList(SideWeights(width, width, width, degree) for _ in self.sides)
+        for matrix in (theta for weights in self.weights for theta in weights.theta):
+            nn.init.eye_(matrix)
         self.merges = nn.ModuleDict(
             {str(kind): Merge(max(1, len(self.numbers(kind))), width, dropout) for kind in kinds}
         )
@@ -95,11 +105,9 @@ class EntityRound(nn.Module):
 
         None is returned where that is zero, too.
         """
-        side, weights = self.sides[number], self.weights[number]
-        near: Tensor | None = weights.near(
-            inputs[side.own], inputs[side.other], partial(side.sum_back, graph)
-        )
-        return near
+        side = self.sides[number]
+        own, other = inputs[side.own], inputs[side.other]
+        return self._weights_of(number).near(own, other, partial(side.sum_back, graph))
 
     def merge(self, kind: int, own: Tensor, sums: Sequence[Tensor | None]) -> Tensor:
         """Return the vectors [n, H] of entities of a type.
@@ -111,9 +119,15 @@ class EntityRound(nn.Module):
         """
         parts = []
         for number, total in zip(self.numbers(kind), sums, strict=True):
-            part = self.weights[number].own(own)
+            part = self._weights_of(number).own(own)
             parts.append(torch.relu(part if total is None else part + total))
-        return self.merges[str(kind)](parts or [own])  # type: ignore[no-any-return]
+        merged: Tensor = self.merges[str(kind)](parts or [own])
+        return merged
+
+    def _weights_of(self, number: int) -> SideWeights:
+        weights = self.weights[number]
+        assert isinstance(weights, SideWeights)
+        return weights
 
 
 def neighbor_sums(

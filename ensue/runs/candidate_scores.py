@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ensue.data.histories import HistoryBatch
 from ensue.errors import RunError
-from ensue.indexes.vectors import ProductModel
+from ensue.indexes.vectors import is_product
 from ensue.nn.embedding import dot_rows
 from ensue.runs.features import encode_features, feature_names
 from ensue.runs.recommend import BLOCK_BYTES, MAX_REQUESTS
@@ -95,7 +95,7 @@ class HistoryScorer:
         self._device = next((t.device for t in model.state_dict().values()), torch.device("cpu"))
         self._table: tuple[Tensor, Tensor | None] | None = None
         self._block = MAX_REQUESTS
-        if isinstance(model, ProductModel):
+        if is_product(model):
             self._table = model.item_table()
         else:
             self._block = max(1, min(MAX_REQUESTS, BLOCK_BYTES // (4 * (model.num_items + 1))))

@@ -24,7 +24,8 @@ from ensue.data.features import FeatureTable
 from ensue.data.readers import open_tables
 from ensue.errors import UsageError
 from ensue.files import atomic_directory, write_json
-from ensue.indexes.vectors import ProductModel
+from ensue.indexes.vectors import is_product
+from ensue.models.graph.medres import Medres
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.runs.requests import Recommendation
 from ensue.runs.top_items import top_items
@@ -69,7 +70,7 @@ def encode_features(
     if not columns:
         raise UsageError(
             f"features of {side} are for a model that reads some; {run.info['model']} of "
-            f"{run.path} reads none. Train two_tower on a dataset prepared with --{side}."
+            f"{run.path} reads none. Train two_tower or medres on a dataset prepared with --{side}."
         )
     path = run.path / FILES[side]
     table, unknown = FeatureEncoder.load(path).encode(rows)
@@ -105,11 +106,12 @@ def similar_items(run: Run, item: str | int, *, k: int = 10) -> Recommendation:
     """
     if k < 1:
         raise UsageError(f"similar needs k >= 1; got {k}.")
-    if not isinstance(run.model, ProductModel):
+    model = run.model
+    if not is_product(model):
         raise UsageError(
             f"similar items are found by the vectors of items; {run.info['model']} has none."
         )
-    table, _ = run.model.item_table()
+    table, _ = model.item_table()
     dense = int(run.recommender.item_ids.to_dense([item])[0])
     if dense == 0:
         raise UsageError(f"similar needs an item of the catalogue; {str(item)!r} is not in it.")
@@ -163,10 +165,10 @@ def extend(run: Run, rows: Sequence[Mapping[str, Any]], id_column: str | None = 
     """Return the run with further items, in memory alone; arguments and errors as `add_items`."""
     from ensue.runs.run import Run as OpenedRun
 
-    if not isinstance(run.model, TwoTower):
+    if not isinstance(run.model, (TwoTower, Medres)):
         raise UsageError(
             f"items are added to a model that reads their features; {run.path} holds "
-            f"{run.info['model']}. Train two_tower."
+            f"{run.info['model']}. Train two_tower or medres."
         )
     if not rows:
         raise UsageError("add_items needs a row for each new item; there is none.")

@@ -22,6 +22,7 @@ from ensue.errors import EnsueError, UsageError
 from ensue.indexes.base import Index
 from ensue.indexes.store import read_stored
 from ensue.indexes.table import get_kind
+from ensue.models.graph.medres import Medres
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.runs.candidate_scores import RankRequest
 from ensue.runs.cascade import Cascade, open_ranker
@@ -291,7 +292,7 @@ class ServedModel:
 
 def takes_items(run: Run) -> bool:
     """Whether items can be added to the run by their features."""
-    return isinstance(run.model, TwoTower) and bool(run.model.features.items)
+    return isinstance(run.model, (TwoTower, Medres)) and bool(run.model.features.items)
 
 
 def _rows_to_add(run: Run, items: Items) -> list[dict[str, Any]]:

@@ -4,14 +4,14 @@ The surrogates are those of `losses.papk`. Of any model, user by user: the histo
 (`training.cuts`), the model scores the catalogue for what lies before the cut, and the items behind
 it are the positives. All items that the user never takes are the negatives, or a sample of them in
 a large catalogue: of N out of I items the best k N / I stand for the best k.
-Only the scores of the positives and negatives that the loss counts pass a gradient on; a model that
-can score chosen items alone (`PairScorer`) does so a second time, with a gradient for these.
+Only the scores of the positives and negatives that the loss counts pass a gradient on: a model that
+can score chosen items alone (`PairScorer`) scores these a second time, with a gradient.
 Shapes: B users of a batch, P positives, N negatives, I items.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ from torch import Tensor
 from ensue.data.histories import Histories
 from ensue.losses.papk import PapkConfig, PapkForm, papk_loss
 from ensue.losses.pointwise import negative_loss, positive_loss
+from ensue.losses.reduce import masked_mean
 from ensue.models.base import Model
 from ensue.nn.growing_items import see_items_
 from ensue.protocols import PairScorer
-from ensue.training.cuts import NONE, Cut, CutObjective
+from ensue.training.cuts import NONE, Cut, CutObjective, Reading
 from ensue.training.objective import Batch
 
+ANY_ITEMS = 200  # negatives of a step of binary cross-entropy, where a model scores chosen items
 ALL_ITEMS = 50_000  # a catalogue up to which all items that a user does not take are negatives
 
 
@@ -36,12 +38,14 @@ class PapkObjective(CutObjective):
     def __init__(
         self, model: Model, histories: Histories, config: PapkConfig, *, batch_size: int, seed: int
     ) -> None:
-        reading = config.history or getattr(model.config, "history", "before")
+        own: Reading = getattr(model.config, "history", "before")
+        reading = config.history or own
         super().__init__(model, histories, reading=reading, batch_size=batch_size, seed=seed)
         self.config = config
         drawn = config.num_negatives or (None if model.num_items <= ALL_ITEMS else 1000)
         self._num_drawn = None if drawn is None or drawn >= model.num_items else drawn
-        self._is_warming = False
+        self._warmup = config.warmup or ("bce" if isinstance(model, PairScorer) else "avg")
+        self._form: PapkForm | Literal["bce"] = config.form
 
     def draw(self, users: NDArray[np.int64], generator: torch.Generator) -> Tensor:
         """Return items [N] for the users of a batch together, or none for all items."""
@@ -51,12 +55,9 @@ class PapkObjective(CutObjective):
 
     def start_epoch(self, model: Any, epoch: int, *, is_resumed: bool) -> dict[str, Any]:
         """Choose the surrogate of the epoch."""
-        self._is_warming = epoch <= self.config.warmup_epochs
+        is_warming = epoch <= self.config.warmup_epochs
+        self._form = self._warmup if is_warming else self.config.form
         return {"papk_form": self._form}
-
-    @property
-    def _form(self) -> PapkForm:
-        return "avg" if self._is_warming else self.config.form
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Return the mean surrogate of the users who have a positive."""
@@ -65,19 +66,22 @@ class PapkObjective(CutObjective):
         k, is_positive = self.config.k, cut.positives > 0
         if len(cut.drawn):
             k = max(1, round(k * len(cut.drawn) / self._num_items))
-        score = _score_all if not isinstance(model, PairScorer) else _score_best
-        high, low, is_negative = score(model, cut, k, self._num_items)
+        read = _read_pairs if isinstance(model, PairScorer) else _read_all
+        best = None if self._form == "bce" else k
+        high, low, is_negative = read(model, cut, self._num_items, best)
+        if self._form == "bce":
+            positive = masked_mean(positive_loss(high), is_positive)
+            return positive + masked_mean(negative_loss(low), is_negative)
         losses = papk_loss(
             high, low, k, form=self._form, is_positive=is_positive, is_negative=is_negative
         )
-        loss = losses.sum() / is_positive.any(1).sum().clamp(min=1)
-        if self._is_warming and self.config.warmup_bce:
-            loss = loss + self.config.warmup_bce * _bce(high, low, is_positive, is_negative)
-        return loss
+        return losses.sum() / is_positive.any(1).sum().clamp(min=1)
 
 
-def _score_all(model: Any, cut: Cut, k: int, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return scores of the positives [B, P] and of items [B, N], and which are negatives."""
+def _read_all(
+    model: Any, cut: Cut, num_items: int, best: int | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return scores of the positives [B, P] and of items [B, N], and which items are negatives."""
     scores = model.score(cut.before)
     is_negative = cut.is_negative(num_items)
     high = scores.gather(1, cut.positives)
@@ -86,23 +90,21 @@ def _score_all(model: Any, cut: Cut, k: int, num_items: int) -> tuple[Tensor, Te
     return high, scores, is_negative
 
 
-def _score_best(
-    model: PairScorer, cut: Cut, k: int, num_items: int
+def _read_pairs(
+    model: PairScorer, cut: Cut, num_items: int, best: int | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the same with the best k negatives alone [B, k]."""
-    encoded = model.encode(cut.before)
-    items = cut.drawn if len(cut.drawn) else torch.arange(num_items + 1, device=cut.drawn.device)
-    with torch.no_grad():
-        is_negative = cut.is_negative(num_items)[:, items]
-        scores = model.match(encoded, items).masked_fill_(~is_negative, -torch.inf)
-        places = scores.topk(min(k, len(items)), dim=1).indices
+    """Return the same of the `best` negatives alone, or of any few items for None."""
+    encoded, device = model.encode(cut.before), cut.positives.device
+    items = cut.drawn if len(cut.drawn) else torch.arange(1, num_items + 1, device=device)
+    if best is None:
+        items = items[torch.randperm(len(items), device=device)[:ANY_ITEMS]]
+        places = torch.arange(len(items), device=device).expand(len(cut.positives), -1)
+    is_negative = cut.is_negative(num_items)[:, items]
+    if best is not None:
+        with torch.no_grad():
+            scores = model.match(encoded, items).masked_fill_(~is_negative, -torch.inf)
+            places = scores.topk(min(best, len(items)), dim=1).indices
     candidates = torch.cat([cut.positives, items[places]], dim=1)
     logits = model.match_pairs(encoded, candidates)
-    high, low = logits.split([cut.positives.shape[1], places.shape[1]], dim=1)
-    return high, low, is_negative.gather(1, places)
-
-
-def _bce(high: Tensor, low: Tensor, is_positive: Tensor, is_negative: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy of positives [B, P] and negatives [B, N]."""
-    total = positive_loss(high)[is_positive].sum() + negative_loss(low)[is_negative].sum()
-    return total / (is_positive.sum() + is_negative.sum()).clamp(min=1)
+    num_positives = cut.positives.shape[1]
+    return logits[:, :num_positives], logits[:, num_positives:], is_negative.gather(1, places)

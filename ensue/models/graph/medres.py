@@ -24,16 +24,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.parameter import UninitializedBuffer
 
-from ensue.data.feature_schema import FeatureSchema
+from ensue.data.feature_schema import FeatureSchema, append_rows, count_rows
 from ensue.data.features import FeatureColumn, FeatureTable
 from ensue.data.graphs import INTERACTIONS, Graph, GraphSchema, interaction_graph
 from ensue.data.histories import Histories, HistoryBatch
+from ensue.errors import ConfigError
 from ensue.models.base import Model
-from ensue.models.graph.entity_graphs import USER, EntityGraphs
+from ensue.models.graph.entity_graphs import ITEM, USER, EntityGraphs
 from ensue.models.graph.entity_tables import EntityTables, Neighbors, Tables, tables_of
 from ensue.models.graph.medres_config import MedresConfig
-from ensue.models.graph.medres_parts import HEADS, FeaturePart, RecentPart
+from ensue.models.graph.medres_parts import HEADS, FeaturePart, Head, RecentPart
 from ensue.nn.embedding import gather_rows, look_up
 from ensue.nn.entity_rounds import Side
 from ensue.nn.feature_rows import FeatureRows, rows_of
@@ -88,7 +90,7 @@ class Medres(Model):
             )
         users = 1 + (self.user_part is not None) + (self.recent_part is not None)
         items = 1 + (self.item_part is not None)
-        self.head = HEADS[config.head](users * dim, items * dim, dim)
+        self.head: Head = HEADS[config.head](users * dim, items * dim, dim)
         self.register_buffer("item_vectors", torch.zeros(num_items + 1, dim))
         self.register_buffer("item_biases", torch.zeros(num_items + 1))
         self.register_buffer("user_mean", torch.zeros(dim))
@@ -206,6 +208,51 @@ class Medres(Model):
             self.user_mean.copy_(users.mean(dim=0))
         self.is_indexed.fill_(True)
 
+    @torch.no_grad()
+    def with_items(self, added: FeatureTable) -> Medres:
+        """Return the model with further items behind its own, known by their features alone.
+
+        In place of a vector of their own they have the mean of all items. In a history they say
+        nothing to the graph of interactions. Scores of the other items stay what they are.
+
+        Raises:
+            ConfigError: the model reads no features of items.
+            ValueError: the columns are not those of the model.
+        """
+        if not self.features.items:
+            raise ConfigError(
+                "new items are described by features; this model reads none. Train it on a "
+                "dataset prepared with --items."
+            )
+        count, table = count_rows(added), self.entities.inputs()[ITEM]
+        model = Medres(
+            self.config,
+            num_users=self.num_users,
+            num_items=self.num_items + count,
+            features=self.features,
+            graphs=[schema.grown("item", count) for schema in self.graphs],
+        )
+        own, fresh = self.state_dict(), model.state_dict()
+        if self.item_part is not None:
+            values = append_rows(self.item_part.values.table(), added)
+            model.fill_features_(values, FeatureTable((), ()))
+            own |= {n: v for n, v in model.state_dict().items() if n.startswith("item_part.values")}
+        for name, value in own.items():
+            grown = fresh[name]
+            if not isinstance(grown, UninitializedBuffer) and value.shape != grown.shape:
+                own[name] = torch.cat([value, value.new_zeros(count, *value.shape[1:])])
+        mean = self.user_mean.new_zeros(self.config.dim) if table is None else table.mean(dim=0)
+        if table is not None:
+            own[f"entities.embeddings.{ITEM}"][-count:] = mean
+        rows = rows_of(added, mean.device)
+        neighbors = self.tables.feature_neighbors(ITEM, rows)
+        sums = self.tables.row_sums(self.entities, ITEM, self.tables.stored(), neighbors)
+        merged = self.entities.rows(ITEM, mean.expand(count, -1), sums)
+        vectors, biases = self._head_of_items(merged, rows)
+        own["item_vectors"][-count:], own["item_biases"][-count:] = vectors, biases
+        model.load_state_dict(own, assign=True)
+        return model.eval()
+
     def _edges_here(self) -> list[Adjacency]:
         """Return the edges on the device of the model."""
         assert self._edges is not None
@@ -233,12 +280,21 @@ class Medres(Model):
 
     def _item_vectors(self, merged: Tensor) -> tuple[Tensor, Tensor]:
         """Return what the head reads of all items, given what the graphs say of them [I, D]."""
+        rows = None
+        if self.item_part is not None:
+            ids = torch.arange(1, self.num_items + 1, device=merged.device)
+            rows = self.item_part.values.take(ids)
+        vectors, biases = self._head_of_items(merged, rows)
+        return F.pad(vectors, (0, 0, 1, 0)), F.pad(biases, (1, 0))
+
+    def _head_of_items(self, merged: Tensor, rows: FeatureRows | None) -> tuple[Tensor, Tensor]:
+        """Return what the head reads of items, given what their graphs [n, D] and features say."""
         parts = [merged]
         if self.item_part is not None:
-            rows = torch.arange(1, self.num_items + 1, device=merged.device)
-            parts.append(self.item_part.of(rows))
+            assert rows is not None
+            parts.append(self.item_part(rows))
         vectors, biases = self.head.of_item(torch.cat(parts, dim=1))
-        return F.pad(vectors, (0, 0, 1, 0)), F.pad(biases, (1, 0))
+        return vectors, biases
 
     def _queries(self, batch: HistoryBatch, tables: Tables) -> Tensor:
         """Return what the head reads of histories without padding [B, D]."""
@@ -254,7 +310,8 @@ class Medres(Model):
             parts.append(self.user_part(features))
         if self.recent_part is not None:
             parts.append(self.recent_part(batch))
-        return self.head.of_users(torch.cat(parts, dim=1))  # type: ignore[no-any-return]
+        queries: Tensor = self.head.of_users(torch.cat(parts, dim=1))
+        return queries
 
     def _own(self, users: Tensor) -> Tensor:
         """Return the vectors [B, D] of users alone; the mean of all for one never seen."""

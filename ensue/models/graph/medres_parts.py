@@ -1,11 +1,12 @@
 """The parts of MEDRES beside its graphs: the dynamic component, and the heads that score.
 
-Shapes: B users, C items, n rows, T places of a history, D width, R width of a representation, H of
-a hidden layer, I items.
+Shapes: B users, C items, n rows, T places of a history, D width, R width of a representation, I
+items.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -41,10 +42,6 @@ class FeaturePart(nn.Module):
         slots = self.embedding(torch.empty(0, dtype=torch.long), rows)
         return F.relu(self.layer(self.dropout(self.embedding.join(slots))))
 
-    def of(self, rows: Tensor) -> Tensor:
-        """Return [n, D] of rows [n] of the values."""
-        return self(self.values.take(rows))
-
 
 class RecentPart(nn.Module):
     """What the last T items of a history say: a rectified layer over a weighted sum of their
@@ -68,17 +65,41 @@ class RecentPart(nn.Module):
         return F.relu(self.layer(self.dropout(summed)))
 
 
-class DotHead(nn.Module):
-    """Scores are products of two vectors, plus a bias of the item.
+class Head(nn.Module, ABC):
+    """Scores of pairs, of what is made of users and of items apart.
 
     of_users: makes queries [B, D] of users [B, R].
     """
 
+    of_users: nn.Linear
+
+    @abstractmethod
+    def of_item(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return vectors [n, D] and biases [n] of items [n, R]."""
+
+    @abstractmethod
+    def match(self, queries: Tensor, items: Tensor, biases: Tensor) -> Tensor:
+        """Return scores [B, C] of queries [B, D] and items [C, D]."""
+
+    @abstractmethod
+    def match_pairs(self, queries: Tensor, items: Tensor, biases: Tensor) -> Tensor:
+        """Return scores [B, C] of queries [B, D] and items [B, C, D]."""
+
+
+class DotHead(Head):
+    """Scores are products of two vectors, plus a bias of the item.
+
+    The vectors start as what the graphs say, the first D of the R numbers.
+    """
+
     def __init__(self, user_width: int, item_width: int, dim: int) -> None:
         super().__init__()
-        self.of_users = linear_layer(user_width, dim)
-        self.of_items = linear_layer(item_width, dim)
+        self.of_users = nn.Linear(user_width, dim)
+        self.of_items = nn.Linear(item_width, dim)
         self.bias = nn.Linear(item_width, 1)
+        for layer in (self.of_users, self.of_items):
+            nn.init.eye_(layer.weight)
+            nn.init.zeros_(layer.bias)
         nn.init.zeros_(self.bias.weight)
         nn.init.zeros_(self.bias.bias)
 
@@ -92,22 +113,20 @@ class DotHead(nn.Module):
 
     def match_pairs(self, queries: Tensor, items: Tensor, biases: Tensor) -> Tensor:
         """Return scores [B, C] of queries [B, D] and items [B, C, D]."""
-        return torch.einsum("bd,bcd->bc", queries, items) + biases
+        return torch.bmm(items, queries[:, :, None]).squeeze(2) + biases
 
 
-class PerceptronHead(nn.Module):
+class PerceptronHead(Head):
     """Scores are a perceptron of two hidden layers over user and item side by side.
 
-    The first layer is made of users and of items apart: that is what is stored of an item.
-
-    of_users: makes what users [B, R] add to the first layer [B, D].
+    Its first layer is made of users and of items apart: that is what is stored of an item.
     """
 
     def __init__(self, user_width: int, item_width: int, dim: int) -> None:
         super().__init__()
+        whole = rectified_layer(user_width + item_width, dim)
         self.of_users = nn.Linear(user_width, dim, bias=False)
         self.of_items = nn.Linear(item_width, dim)
-        whole = rectified_layer(user_width + item_width, dim)
         with torch.no_grad():
             self.of_users.weight.copy_(whole.weight[:, :user_width])
             self.of_items.weight.copy_(whole.weight[:, user_width:])
@@ -117,22 +136,22 @@ class PerceptronHead(nn.Module):
 
     def of_item(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Return what items [n, R] add to the first layer [n, D], and biases of zero [n]."""
-        vectors = self.of_items(items)
+        vectors: Tensor = self.of_items(items)
         return vectors, vectors.new_zeros(len(items))
 
     def match(self, queries: Tensor, items: Tensor, biases: Tensor) -> Tensor:
-        """Return scores [B, C] of first layers [B, H] and [C, H], made in blocks of items."""
+        """Return scores [B, C] of first layers [B, D] and [C, D], made in blocks of items."""
         scores = queries.new_zeros(len(queries), len(items))
         return add_pair_scores_(scores, queries, items, self._behind)
 
     def match_pairs(self, queries: Tensor, items: Tensor, biases: Tensor) -> Tensor:
-        """Return scores [B, C] of first layers [B, H] and [B, C, H]."""
+        """Return scores [B, C] of first layers [B, D] and [B, C, D]."""
         return self._behind(queries[:, None] + items)
 
     def _behind(self, x: Tensor) -> Tensor:
-        """Return scores [B, C] of the first layer [B, C, H]."""
+        """Return scores [B, C] of the first layer [B, C, D]."""
         scores: Tensor = self.output(F.relu(self.second(x.relu())))
         return scores.squeeze(-1)
 
 
-HEADS = {"dot": DotHead, "mlp": PerceptronHead}
+HEADS: dict[str, type[DotHead] | type[PerceptronHead]] = {"dot": DotHead, "mlp": PerceptronHead}
