@@ -25,6 +25,8 @@ from ensue.models.baselines.mult_vae import MultVAE, MultVAEConfig
 from ensue.models.baselines.neumf import NeuMF, NeuMFConfig
 from ensue.models.baselines.popularity import Popularity, PopularityConfig
 from ensue.models.baselines.wrmf import WRMF, WRMFConfig
+from ensue.models.graph.medres import Medres
+from ensue.models.graph.medres_config import MedresConfig
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.retrieval.two_tower_config import TwoTowerConfig
@@ -168,6 +170,14 @@ def two_tower(data: Histories, num_users: int, num_items: int) -> Model:
     return trained(model, data, epochs=6, batch_size=256, learning_rate=0.01)
 
 
+def medres(data: Histories, num_users: int, num_items: int) -> Model:
+    """The ring is a matter of the last item: the dynamic component reads it."""
+    torch.manual_seed(0)
+    config = MedresConfig(dim=16, dynamic="history", recent=5, dropout=0.1, num_negatives=20)
+    model = Medres(config, num_users=num_users, num_items=num_items)
+    return trained(model, data, epochs=8, batch_size=64, learning_rate=0.02)
+
+
 CASES = [
     ModelCase("caser", caser),
     ModelCase("sasrec", sasrec),
@@ -176,6 +186,7 @@ CASES = [
     ModelCase("m3", m3),
     ModelCase("m3c", m3c),
     ModelCase("two-tower", two_tower),
+    ModelCase("medres", medres),
     ModelCase("bpr", bpr),
     ModelCase("neumf", neumf),
     ModelCase("cml", cml),
