@@ -1,0 +1,1 @@
+"""Models that read graphs between users, items and other entities."""
