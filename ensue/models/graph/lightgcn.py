@@ -59,6 +59,10 @@ class LightGCN(Model):
     """
 
     Config = LightGCNConfig
+    item_roots: Tensor
+    item_vectors: Tensor
+    item_shares: Tensor
+    mean_user: Tensor
 
     def __init__(self, config: LightGCNConfig, *, num_users: int, num_items: int) -> None:
         super().__init__(config, num_users=num_users, num_items=num_items)
