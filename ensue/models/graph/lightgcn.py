@@ -119,6 +119,15 @@ class LightGCN(Model):
         """Return what queries are matched with, vectors [I + 1, D], and that there is no bias."""
         return self._answers()[0], None
 
+    def own_part(self) -> Tensor:
+        """Return what the vectors of users are made of beside their items [U, D]."""
+        return self.user_embedding / (self.config.num_layers + 1)
+
+    def as_queries(self, users: Tensor) -> Tensor:
+        """Return what items are multiplied with, given vectors [B, D]; zeros say nothing."""
+        says_nothing = (users == 0).all(dim=1, keepdim=True)
+        return self.scaled(torch.where(says_nothing, self.mean_user, users))
+
     def train(self, mode: bool = True) -> LightGCN:
         """Set the mode; for answers, take what they need off the graph."""
         super().train(mode)
@@ -158,10 +167,8 @@ class LightGCN(Model):
         counts = weights.new_zeros(len(batch)).index_add_(0, owners, weights)
         weights *= counts.clamp(min=1).rsqrt()[owners]
         users = bag_sum(shares, batch.items, batch.offsets, weights)
-        own = self.user_embedding[(batch.users - 1).clamp(min=0)] / (self.config.num_layers + 1)
-        users = users + own * (batch.users > 0)[:, None]
-        says_nothing = (users == 0).all(dim=1, keepdim=True)
-        return self.scaled(torch.where(says_nothing, self.mean_user, users))
+        own = self.own_part()[(batch.users - 1).clamp(min=0)] * (batch.users > 0)[:, None]
+        return self.as_queries(users + own)
 
     def _graph(self) -> Adjacency:
         if self.graph is None:
