@@ -21,6 +21,7 @@ from ensue.models.baselines.mult_vae import MultVAE
 from ensue.models.baselines.neumf import NeuMF
 from ensue.models.baselines.popularity import Popularity
 from ensue.models.baselines.wrmf import WRMF
+from ensue.models.graph.lightgcn import LightGCN
 from ensue.models.graph.medres import Medres
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval
 from ensue.models.retrieval.two_tower import TwoTower
@@ -196,6 +197,27 @@ METHODS: dict[str, Method] = {
         },
     ),
     "bpr": Method(BPR, space={**_TRAINING_SPACE, "dim": Range(16, 256, log=True)}),
+    "lightgcn": Method(
+        LightGCN,
+        presets={
+            # Of He et al., but for the penalty of the vectors.
+            "paper": {
+                "similarity": "dot",
+                "temperature": 1.0,
+                "loss": "bpr",
+                "learning_rate": 0.001,
+                "epochs": 1000,
+                "patience": 50,
+            },
+        },
+        defaults={"learning_rate": 0.02, "weight_decay": 0.0, "batch_size": 2048},
+        space={
+            "learning_rate": Range(0.002, 0.05, log=True),
+            "temperature": Range(0.05, 0.3, log=True),
+            "dim": Range(32, 256, log=True),
+            "num_layers": Range(1, 4),
+        },
+    ),
     # Presets "injection": of the victims in Tang, Wen and Wang, RecSys 2020, arXiv:2008.04876.
     "neumf": Method(
         NeuMF,

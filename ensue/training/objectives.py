@@ -21,6 +21,7 @@ from ensue.models.baselines.bpr import BPR
 from ensue.models.baselines.cml import CML
 from ensue.models.baselines.mult_vae import MultVAE
 from ensue.models.baselines.neumf import NeuMF
+from ensue.models.graph.lightgcn import LightGCN
 from ensue.models.graph.medres import Medres
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval
 from ensue.models.retrieval.two_tower import TwoTower
@@ -28,6 +29,7 @@ from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.caser import Caser
 from ensue.nn.growing_items import see_items_
 from ensue.training.bags import BagObjective
+from ensue.training.lightgcn import GraphSoftmaxObjective
 from ensue.training.medres import MedresObjective
 from ensue.training.next_item import NextItemObjective
 from ensue.training.objective import Batch, ExampleObjective, Objective, QueryObjective
@@ -98,6 +100,10 @@ def make_objective(model: Model, histories: Histories, *, batch_size: int, seed:
     if isinstance(model, Caser):
         return WindowObjective(model, histories, batch_size=batch_size, seed=seed)
     if isinstance(model, BPR):
+        return PairObjective(model, histories, batch_size=batch_size, seed=seed)
+    if isinstance(model, LightGCN) and model.config.loss == "softmax":
+        return GraphSoftmaxObjective(model, histories, batch_size=batch_size, seed=seed)
+    if isinstance(model, LightGCN):
         return PairObjective(model, histories, batch_size=batch_size, seed=seed)
     if isinstance(model, NeuMF):
         return BinaryObjective(model, histories, batch_size=batch_size, seed=seed)

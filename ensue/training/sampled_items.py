@@ -22,6 +22,7 @@ from ensue.models.base import Model
 from ensue.models.baselines.bpr import BPR
 from ensue.models.baselines.cml import CML
 from ensue.models.baselines.neumf import NeuMF
+from ensue.models.graph.lightgcn import LightGCN
 from ensue.training.objective import Batch, ExampleObjective
 
 
@@ -33,6 +34,7 @@ class SampledItemsObjective(ExampleObjective):
     ) -> None:
         self._users, self._items = histories.flat()
         super().__init__(len(self._users), batch_size=batch_size, seed=seed)
+        model.observe_(histories)
         self._negatives = UniformNegatives(histories, model.num_items)
         self._num_negatives = num_negatives
 
@@ -50,7 +52,9 @@ class SampledItemsObjective(ExampleObjective):
 class PairObjective(SampledItemsObjective):
     """BPR's: each interaction against one item (Rendle et al. 2009)."""
 
-    def __init__(self, model: BPR, histories: Histories, *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, model: BPR | LightGCN, histories: Histories, *, batch_size: int, seed: int
+    ) -> None:
         super().__init__(model, histories, num_negatives=1, batch_size=batch_size, seed=seed)
 
     def loss(self, model: Any, batch: Batch) -> Tensor:

@@ -25,6 +25,7 @@ from ensue.models.baselines.mult_vae import MultVAE, MultVAEConfig
 from ensue.models.baselines.neumf import NeuMF, NeuMFConfig
 from ensue.models.baselines.popularity import Popularity, PopularityConfig
 from ensue.models.baselines.wrmf import WRMF, WRMFConfig
+from ensue.models.graph.lightgcn import LightGCN, LightGCNConfig
 from ensue.models.graph.medres import Medres
 from ensue.models.graph.medres_config import MedresConfig
 from ensue.models.retrieval.deep_retrieval import DeepRetrieval, DeepRetrievalConfig
@@ -98,6 +99,12 @@ def bpr(data: Histories, num_users: int, num_items: int) -> Model:
     torch.manual_seed(0)
     model = BPR(BPRConfig(dim=16), num_users=num_users, num_items=num_items)
     return trained(model, data, epochs=20, batch_size=256, learning_rate=0.01, weight_decay=1e-4)
+
+
+def lightgcn(data: Histories, num_users: int, num_items: int) -> Model:
+    torch.manual_seed(0)
+    model = LightGCN(LightGCNConfig(dim=16), num_users=num_users, num_items=num_items)
+    return trained(model, data, epochs=10, batch_size=64, learning_rate=0.05, weight_decay=0.0)
 
 
 def neumf(data: Histories, num_users: int, num_items: int) -> Model:
@@ -188,6 +195,7 @@ CASES = [
     ModelCase("two-tower", two_tower),
     ModelCase("medres", medres),
     ModelCase("bpr", bpr),
+    ModelCase("lightgcn", lightgcn),
     ModelCase("neumf", neumf),
     ModelCase("cml", cml),
     ModelCase("mult-vae", mult_vae),

@@ -42,6 +42,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "caser without users": ("caser", {"window": 4, "parts": "vh"}),
     "growing caser": ("caser", {"window": 4, "growth": {}}),
     "bpr": ("bpr", {}),
+    "lightgcn": ("lightgcn", {}),
     "two_tower": ("two_tower", {}),
     "deep_retrieval": ("deep_retrieval", {"width": 5, "depth": 2}),
 }
@@ -175,7 +176,7 @@ def test_graphs_give_the_scores_of_the_run(
     made = run.export(form)
     assert made.info["parity"]["max_abs_difference"] <= 1e-4
     names = [given["name"] for given in made.info["inputs"]]
-    assert ("users" in names) == (case in ("caser", "growing caser", "bpr"))
+    assert ("users" in names) == (case in ("caser", "growing caser", "bpr", "lightgcn"))
     best = run.export(form, out=tmp_path / "best", k=7)
     compute = formats.GRAPH_FILES[form].read(best.file)
     users = [f"u{n}" for n in (1, 4, 9)]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ensue.errors import UsageError
 from ensue.models.base import Model
 from ensue.models.baselines.bpr import BPR
+from ensue.models.graph.lightgcn import LightGCN
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.models.sequence import SequenceModel
 from ensue.models.sequential.caser import Caser
@@ -165,6 +166,31 @@ class BPRGraph(ScoreGraph):
         return self.answer(items, torch.addmm(bias, queries, table.T))
 
 
+class LightGCNGraph(ScoreGraph):
+    """LightGCN: each distinct item counts once, and users who are known have a part of their own.
+
+    user_rows: [U + 1, D], that part.
+    """
+
+    user_rows: Tensor
+
+    def __init__(self, model: LightGCN, *, k: int | None) -> None:
+        super().__init__(model, USERS, k=k)
+        self.model = model
+        self.register_buffer("user_rows", F.pad(model.own_part(), (0, 0, 1, 0)))
+
+    def forward(self, items: Tensor, users: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the answer to items [B, L] and users [B], 0 where unknown."""
+        is_real = (items > 0).to(self.user_rows.dtype)
+        bags = is_real.new_zeros(items.shape[0], self.num_items + 1)
+        bags = bags.scatter_reduce(1, items.clamp(min=0), is_real, "amax")
+        counts = bags.sum(dim=1, keepdim=True).clamp(min=1)
+        given = torch.mm(bags, self.model.item_shares) * counts.rsqrt()
+        own = F.embedding(users.clamp(min=0), self.user_rows)
+        queries = self.model.as_queries(given + own)
+        return self.answer(items, torch.mm(queries, self.model.item_vectors.T))
+
+
 class TwoTowerGraph(ScoreGraph):
     """Two towers: what is read of each item and of each user is computed once.
 
@@ -226,9 +252,11 @@ def make_graph(model: Model, *, name: str, k: int | None) -> ScoreGraph:
             return CaserGraph(copied, k=k).eval()
         if isinstance(copied, BPR):
             return BPRGraph(copied, k=k).eval()
+        if isinstance(copied, LightGCN):
+            return LightGCNGraph(copied, k=k).eval()
         if isinstance(copied, TwoTower):
             return TwoTowerGraph(copied, k=k).eval()
     raise UsageError(
-        "a graph is made of caser, sasrec, gru4rec, m3, bpr, two_tower and deep_retrieval; "
-        f"{name} has none. Use format npz."
+        "a graph is made of caser, sasrec, gru4rec, m3, bpr, lightgcn, two_tower and "
+        f"deep_retrieval; {name} has none. Use format npz."
     )
