@@ -52,7 +52,8 @@ def _header(title: str, found: Mapping[str, Any]) -> str:
     tiles = [Tile(f"{full['means'][metric]:.4f}", f"{metric} of the full model")]
     for one, what in ((worst, "lowest"), (best, "highest")):
         difference = one["differences"][metric]
-        tiles.append(Tile(f"{difference['mean']:+.4f}", f"{what}: {one['name']}", _p(difference)))
+        p = f"p {difference['p_corrected']:.4f}"
+        tiles.append(Tile(f"{difference['mean']:+.4f}", f"{what}: {one['name']}", p))
     facts = [
         f"{len(found['variants'])} variants",
         f"{len(found['seeds'])} seeds",
@@ -67,7 +68,7 @@ def _differences(found: Mapping[str, Any]) -> str:
     others = found["variants"][1:]
     own = [one["differences"][metric] for one in others]
     drawing = draw_intervals(
-        f"{metric} less that of the full model",
+        f"{metric}, difference to full",
         [one["name"] for one in others],
         [difference["mean"] for difference in own],
         [difference["interval"] for difference in own],
@@ -108,16 +109,12 @@ def _table(found: Mapping[str, Any], metric: str) -> str:
             row += [
                 Mean(difference["mean"], (interval[0], interval[1])),
                 "-" if relative is None else f"{relative:+.1%}",
-                _p(difference),
+                f"{difference['p_corrected']:.4f}",
                 f"{difference['lower_seeds']} of {len(found['seeds'])}",
             ]
         rows.append(row)
     heads = [metric, "deviation", "difference", "relative", "p", "seeds below the full model"]
     return table(["", *heads], rows)
-
-
-def _p(difference: Mapping[str, Any]) -> str:
-    return f"p {difference['p_corrected']:.4f}"
 
 
 def _users(found: Mapping[str, Any]) -> str:
@@ -151,7 +148,7 @@ def _draw_users(variants: Sequence[Mapping[str, Any]], few: str, many: str) -> s
         for name in (few, many):
             labels.append(f"{one['name']}, {name}")
             values.append(_pap(one["user_slices"][name]) - _pap(full[name]))
-    title = f"pap@{full[few]['k']} less that of the full model"
+    title = f"pap@{full[few]['k']}, difference to full"
     return draw_intervals(title, labels, values, [(v, v) for v in values], from_zero=False)
 
 

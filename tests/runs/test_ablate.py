@@ -89,7 +89,7 @@ def test_the_files(found: Ablation) -> None:
     texts = Page(html).texts
     for text in ("What each part is worth: bpr on tiny", "dim=2", "dim = 2"):
         assert text in texts
-    assert "pap@1 less that of the full model" in texts
+    assert "pap@1, difference to full" in texts
     without = [{**one, "user_slices": {}} for one in found.info["variants"]]
     texts = Page(build_ablation_html({**found.info, "variants": without})).texts
     assert "Users with few and many targets" not in texts
