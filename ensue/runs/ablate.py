@@ -28,9 +28,10 @@ import numpy as np
 import polars as pl
 
 from ensue.data.dataset import Dataset
-from ensue.errors import UsageError
+from ensue.errors import UsageError, did_you_mean
 from ensue.evaluation.evaluator import Split
 from ensue.evaluation.intervals import Bootstrap
+from ensue.evaluation.metrics import FORMULAS
 from ensue.evaluation.result import Evaluation
 from ensue.evaluation.significance import Comparison, compare
 from ensue.evaluation.slices import slice_users
@@ -126,6 +127,11 @@ def ablate(
         changes = get_method(name).changes
     variants = make_variants(name, full, changes, dataset)
     ks = _cut_offs(metrics)
+    if not dataset.info.counts.get(split):
+        raise UsageError(
+            f"an ablation is evaluated on held-out rows; {dataset.path} has none for {split!r}. "
+            "Choose validation or test, or prepare the data with a split that has some."
+        )
     out = Path(out)
     plan = {
         "format": FORMAT,
@@ -134,22 +140,24 @@ def ablate(
         "split": split,
         "ks": ks,
         "seeds": list(range(num_seeds)),
+        "graphs": {graph: info.hash for graph, info in dataset.info.graphs.items()},
         "variants": [asdict(variant) for variant in variants],
     }
     plan = json.loads(json.dumps(plan))  # as JSON gives it back: tuples are lists
     open_output(
         out, "ablation_plan.json", plan, work="ablation", resume=resume, overwrite=overwrite
     )
-    found: list[list[tuple[Run, Evaluation]]] = []
+    found = []
     with track("ablate", len(variants) * num_seeds, unit="trainings") as advance:
         for number, variant in enumerate(variants):
-            found.append([])
             slug = re.sub(r"[^\w.=+-]+", "_", variant.name)
+            runs = []
             for seed in range(num_seeds):
                 folder = out / "runs" / f"{number:02d}-{slug}" / f"seed-{seed}"
-                found[-1].append(_measure(name, dataset, variant, seed, folder, split, ks))
+                runs.append(_measure(name, dataset, variant, seed, folder, split, ks))
                 advance(1)
-    return _finish(out, name, dataset, variants, found, metrics, full)
+            found.append(_Measured.of(variant, runs))
+    return _finish(out, name, dataset, found, metrics, full)
 
 
 def _full_model(
@@ -190,11 +198,22 @@ def _check_seeds(model: str, seeds: int | None) -> int:
 
 
 def _cut_offs(metrics: Sequence[str]) -> list[int]:
-    """Return the cut-offs that the metrics need, beside the usual ones."""
+    """Return the cut-offs that the metrics need, beside the usual ones.
+
+    Raises:
+        UsageError: there is no metric, or one that does not exist.
+    """
     if not metrics:
         raise UsageError("an ablation needs at least one metric; got none.")
-    cuts = [name.partition("@")[2] for name in metrics]
-    return sorted({*DEFAULT_KS, *(int(cut) for cut in cuts if cut.isdigit() and int(cut) > 0)})
+    cuts = set(DEFAULT_KS)
+    for metric in metrics:
+        name, at, cut = metric.partition("@")
+        if (f"{name}@k" if at else name) not in FORMULAS or (
+            at and not re.fullmatch("[1-9]\\d*", cut)
+        ):
+            raise UsageError(f"there is no metric {metric!r}.{did_you_mean(metric, FORMULAS)}")
+        cuts |= {int(cut)} if at else set()
+    return sorted(cuts)
 
 
 def _measure(
@@ -205,8 +224,8 @@ def _measure(
     folder: Path,
     split: Split,
     ks: Sequence[int],
-) -> tuple[Run, Evaluation]:
-    """Return the run of a variant and its evaluation: those that are there, or new ones."""
+) -> tuple[dict[str, Any], Evaluation]:
+    """Return run.json of a variant and its evaluation: those that are there, or new ones."""
     if not (folder / "run.json").is_file():
         seeded = {} if get_method(model).is_fitted else {"seed": seed}
         train_with(
@@ -220,47 +239,55 @@ def _measure(
         )
     run = load(folder)
     if (folder / "evaluation" / f"{split}.json").is_file():
-        return run, Evaluation.load(folder / "evaluation", split)
-    return run, run.evaluate(dataset, split=split, ks=ks, num_resamples=0)
+        return run.info, Evaluation.load(folder / "evaluation", split)
+    return run.info, run.evaluate(dataset, split=split, ks=ks, num_resamples=0)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """The trainings of a variant: run.json, metrics of each seed, and means over seeds by user."""
+
+    variant: Variant
+    infos: list[dict[str, Any]]
+    metrics: list[dict[str, float]]
+    evaluation: Evaluation
+
+    @classmethod
+    def of(cls, variant: Variant, runs: Sequence[tuple[dict[str, Any], Evaluation]]) -> _Measured:
+        """Return them without the values of each user and seed, which are large."""
+        infos, evaluations = [info for info, _ in runs], [evaluation for _, evaluation in runs]
+        metrics = [evaluation.metrics for evaluation in evaluations]
+        return cls(variant, infos, metrics, _mean_over_seeds(evaluations))
+
+    def values(self, metrics: Sequence[str]) -> dict[str, list[float]]:
+        """Return metric -> the value of each seed."""
+        return {metric: [own[metric] for own in self.metrics] for metric in metrics}
 
 
 def _finish(
     out: Path,
     model: str,
     dataset: Dataset,
-    variants: Sequence[Variant],
-    found: Sequence[Sequence[tuple[Run, Evaluation]]],
+    found: Sequence[_Measured],
     metrics: Sequence[str],
     settings: Mapping[str, Any],
 ) -> Ablation:
     """Write the table and the page, and return the table."""
-    evaluations = [_mean_over_seeds([one for _, one in runs]) for runs in found]
-    names = [variant.name for variant in variants]
-    comparison = compare(evaluations, names, metrics=metrics, against=FULL)
-    full_values = _values(found[0], metrics)
-    results = []
-    for variant, runs, evaluation in zip(variants, found, evaluations, strict=True):
-        values = _values(runs, metrics)
-        results.append(
-            VariantResult(
-                name=variant.name,
-                changes=variant.changes,
-                num_parameters=runs[0][0].info["num_parameters"],
-                seconds=mean(run.info["seconds"] for run, _ in runs),
-                values=values,
-                means={metric: mean(own) for metric, own in values.items()},
-                deviations={m: stdev(v) if len(v) > 1 else None for m, v in values.items()},
-                differences=_differences(comparison, variant.name, values, full_values),
-                user_slices=evaluation.user_slices,
-            )
-        )
+    comparison = compare(
+        [one.evaluation for one in found],
+        [one.variant.name for one in found],
+        metrics=metrics,
+        against=FULL,
+    )
+    of_full = found[0].values(metrics)
+    results = [_result(one, comparison, of_full) for one in found]
     info = {
         "format": FORMAT,
         "model": model,
         "dataset": {"name": dataset.info.name, "hash": dataset.info.hash},
         "split": comparison.protocol["split"],
         "metrics": list(metrics),
-        "seeds": list(range(len(found[0]))),
+        "seeds": list(range(len(found[0].infos))),
         "settings": dict(settings),
         "protocol": comparison.protocol,
         "notes": list(dataset.info.notes),
@@ -276,10 +303,21 @@ def _finish(
     return Ablation(out, tuple(results), info)
 
 
-def _values(
-    runs: Sequence[tuple[Run, Evaluation]], metrics: Sequence[str]
-) -> dict[str, list[float]]:
-    return {m: [evaluation.metrics[m] for _, evaluation in runs] for m in metrics}
+def _result(
+    one: _Measured, comparison: Comparison, of_full: Mapping[str, Sequence[float]]
+) -> VariantResult:
+    values = one.values(list(of_full))
+    return VariantResult(
+        name=one.variant.name,
+        changes=one.variant.changes,
+        num_parameters=one.infos[0]["num_parameters"],
+        seconds=mean(info["seconds"] for info in one.infos),
+        values=values,
+        means={metric: mean(own) for metric, own in values.items()},
+        deviations={m: stdev(own) if len(own) > 1 else None for m, own in values.items()},
+        differences=_differences(comparison, one.variant.name, values, of_full),
+        user_slices=one.evaluation.user_slices,
+    )
 
 
 def _mean_over_seeds(evaluations: Sequence[Evaluation]) -> Evaluation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -111,16 +111,16 @@ def _without(
 
 def _off(setting: str, value: Any, annotation: Any) -> Any:
     """Return the value with which a setting does nothing."""
-    kinds = {type(kind) if kind is None else kind for kind in (annotation, *get_args(annotation))}
+    choices = get_args(annotation)
     if isinstance(value, bool):
         return False
-    if isinstance(value, str) and "none" in get_args(annotation):
+    if isinstance(value, str) and "none" in choices:
         return "none"
-    if isinstance(value, (int, float)) and type(None) not in kinds:
+    if isinstance(value, (int, float)) and type(None) not in choices:
         return 0
     if isinstance(value, (list, tuple)) or setting in _MEMBERS:
         return []
-    if type(None) in kinds:
+    if type(None) in choices:
         return None
     raise UsageError(
         f"it is not clear what a model without {setting!r} is, which has the value {value!r}. Say "
@@ -129,7 +129,7 @@ def _off(setting: str, value: Any, annotation: Any) -> Any:
 
 
 # Settings that are lists of things of the dataset, None being all of them.
-_MEMBERS = {
+_MEMBERS: dict[str, Callable[[Dataset], list[str]]] = {
     "graphs": lambda dataset: list(dataset.graph_schemas),
     "item_features": lambda dataset: _feature_names(dataset, "items"),
     "user_features": lambda dataset: _feature_names(dataset, "users"),
