@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ensue.data.dataset import Dataset
@@ -218,7 +218,13 @@ tags = st.integers(0, 2).map(lambda n: f"t{n}")
 times = st.integers(1, 12)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+# An example prepares a dataset: to make one that fails smaller would take minutes.
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
 @given(
     log=st.lists(st.tuples(users, items, times), min_size=6, max_size=25),
     likes=st.lists(st.tuples(users, items, times), min_size=1, max_size=20),
