@@ -137,7 +137,13 @@ def prepare(
             "--history-length": history_length,
             "--history-where": history_where,
         },
-        other={"--label": label, "--context": context, "--filter": filter, "--graph": graph},
+        other={
+            "--label": label,
+            "--context": context,
+            "--filter": filter,
+            "--graph": graph,
+            "--graph-columns": graph_columns,
+        },
     )
     shared: dict[str, Any] = {
         "user": user,

@@ -170,6 +170,7 @@ def test_columns_are_told_by_their_names_or_by_the_caller(tmp_path, text, column
         ("item_id,tag,count,score\ni1,x,1,2\n", None, r"\['count', 'score'\] could all be it"),
         ("item_id,tag,weight\ni1,x,0\n", None, "above 0; row 2 of .* has '0'"),
         ("item_id,tag,weight\ni1,x,\n", None, "above 0"),
+        ("item_id,tag,weight\ni1,x,1e60\n", None, "has '1e60'"),
         ("item_id,tag\ni1,\n", None, "must have a tag; row 2"),
         ("item_id,a tag\ni1,x\n", None, "got 'a tag'"),
         ("item_id,tag\ni1,x\n", "item_id,tog", "'tog' of the graph 'edges' is not in"),
