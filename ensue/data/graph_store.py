@@ -51,6 +51,14 @@ class GraphInfo(Config):
         """Return the graph as a model sees it."""
         return GraphSchema(name, self.types, self.sizes)
 
+    def with_more_users(self, num_more: int) -> GraphInfo:
+        """Return the graph with users behind the others, who have no edges."""
+        first, second = (
+            size + num_more * (kind == "user")
+            for kind, size in zip(self.types, self.sizes, strict=True)
+        )
+        return self.model_copy(update={"sizes": (first, second)})
+
 
 def edges_file(dataset: Path, name: str) -> Path:
     """Return the file of the edges of a graph."""

@@ -96,7 +96,8 @@ def describe_graph(source: GraphSource) -> str:
     parts = [f"{column!r} is {kind!r}" for column, kind in sides]
     parts += [f"weight is {columns.weight!r}" if columns.weight else "every edge weighs 1"]
     parts += [f"time is {columns.time!r}" if columns.time else "no time"]
-    return f"Reading the graph {source.name!r} from {source.paths[0]}: {', '.join(parts)}."
+    more = f" and {len(source.files) - 1} more" if len(source.files) > 1 else ""
+    return f"Reading the graph {source.name!r} from {source.paths[0]}{more}: {', '.join(parts)}."
 
 
 def write_graphs(
@@ -257,12 +258,14 @@ def _open(path: str | Path) -> list[Table]:
     return files
 
 
-def _weights(chunk: Chunk, source: GraphSource) -> NDArray[np.float64]:
+def _weights(chunk: Chunk, source: GraphSource) -> NDArray[np.float32]:
     """Return the weights of all rows."""
     column = source.columns.weight
     if column is None:
-        return np.ones(len(chunk.rows))
-    weights = to_float(chunk.rows[column]).fill_null(float("nan")).to_numpy()
+        return np.ones(len(chunk.rows), dtype=np.float32)
+    numbers = to_float(chunk.rows[column]).fill_null(float("nan")).to_numpy()
+    with np.errstate(over="ignore"):  # infinity is refused below
+        weights: NDArray[np.float32] = numbers.astype(np.float32)
     is_broken = ~(np.isfinite(weights) & (weights > 0))
     if is_broken.any():
         index = int(is_broken.argmax())

@@ -87,12 +87,22 @@ def make_graph(
     >>> graph.sources.tolist(), graph.targets.tolist(), graph.weights.tolist()
     ([1, 3], [2, 1], [1.0, 2.0])
     """
-    width = schema.sizes[1] + 1
-    keys = sources.astype(np.int64) * width + targets
-    pairs, places = np.unique(keys, return_inverse=True)
-    summed = np.bincount(places, weights, minlength=len(pairs))
-    first, second = np.divmod(pairs, width)
-    return Graph(schema, first.astype(np.int32), second.astype(np.int32), summed.astype(np.float32))
+    keys = sources.astype(np.int64) * (schema.sizes[1] + 1) + targets
+    if (keys[1:] < keys[:-1]).any():  # what is stored is sorted already
+        order = np.argsort(keys, kind="stable")
+        keys, sources, targets = keys[order], sources[order], targets[order]
+        weights = None if weights is None else weights[order]
+    first = np.flatnonzero(np.diff(keys, prepend=-1))
+    if weights is None:
+        summed: NDArray[Any] = np.diff(first, append=len(keys))
+    else:
+        summed = np.add.reduceat(weights, first, dtype=np.float64) if len(first) else weights
+    return Graph(
+        schema,
+        sources[first].astype(np.int32),
+        targets[first].astype(np.int32),
+        summed.astype(np.float32),
+    )
 
 
 def interaction_graph(histories: Histories, num_items: int) -> Graph:
