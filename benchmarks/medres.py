@@ -5,11 +5,11 @@
 
 Finished runs stay in FOLDER and are not trained again; the last command writes the report over what
 FOLDER holds of the data, methods and seeds that it names. --epochs shortens every training.
-medres-papk, medres-bce: the whole method with either loss. medres-no-graphs: with the loss on pAp@k,
-without a graph, interactions neither: vectors of users and items, and the dynamic component.
+medres-papk, medres-bce: the whole method with either loss. medres-no-graphs: the loss on pAp@k, and
+no graph, interactions neither: vectors of users and items, and the dynamic component.
 medres-interactions: with the graph of interactions alone.
 Each model trains on the training part; validation pAp@10 chooses the epoch, and chose the settings.
-On the test, histories hold the validation part too. EASE is computed, so all its seeds are the same.
+On the test, histories hold the validation part too. EASE is computed: all its seeds are the same.
 p is of a paired permutation test over the test users of pAp@10 averaged over the seeds, against
 medres-papk, corrected by Holm; "wins" counts the seeds in which medres-papk is ahead.
 Data: benchmarks/_graph_data.py.
@@ -108,7 +108,9 @@ def _parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def settings_of(data: str, method: str, seed: int, epochs: int | None) -> tuple[str, dict[str, Any]]:
+def settings_of(
+    data: str, method: str, seed: int, epochs: int | None
+) -> tuple[str, dict[str, Any]]:
     """Return the model and the settings of a method on a data set."""
     if method == "ease":
         return "ease", {"l2": EASE_L2.get(data, 100.0)}

@@ -77,8 +77,14 @@ _TWO_TOWER_DEFAULTS: dict[str, Any] = {
     "batch_size": 1024,
 }
 
-# An example is a user.
-_MEDRES_DEFAULTS: dict[str, Any] = {"batch_size": 256, "metric": "pap@10"}
+# An example is a user, and a step goes through all graphs.
+_MEDRES_DEFAULTS: dict[str, Any] = {
+    "batch_size": 1024,
+    "learning_rate": 0.005,
+    "epochs": 200,
+    "validate_every": 5,
+    "metric": "pap@10",
+}
 
 METHODS: dict[str, Method] = {
     "caser": Method(
@@ -199,6 +205,10 @@ METHODS: dict[str, Method] = {
             "dropout": Range(0.0, 0.6),
             "edge_dropout": Range(0.0, 0.6),
         },
+        changes=Changes(
+            without=["graphs.*", "interactions", "graphs+interactions", "dynamic"],
+            vary={"degree": [0, 1, 2], "loss": ["bce", "papk"]},
+        ),
     ),
     "bpr": Method(BPR, space={**_TRAINING_SPACE, "dim": Range(16, 256, log=True)}),
     "lightgcn": Method(

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.parameter import UninitializedBuffer
 
 from ensue.data.feature_schema import FeatureSchema, append_rows, count_rows
 from ensue.data.features import FeatureColumn, FeatureTable
@@ -232,14 +231,16 @@ class Medres(Model):
             features=self.features,
             graphs=[schema.grown("item", count) for schema in self.graphs],
         )
-        own, fresh = self.state_dict(), model.state_dict()
+        parts = (self.item_part, self.user_part)
+        items, users = (FeaturePart.table_of(part) for part in parts)
         if self.item_part is not None:
-            values = append_rows(self.item_part.values.table(), added)
-            model.fill_features_(values, FeatureTable((), ()))
-            own |= {n: v for n, v in model.state_dict().items() if n.startswith("item_part.values")}
+            items = append_rows(items, added)
+        model.fill_features_(items, users)
+        own, grown = self.state_dict(), model.state_dict()
         for name, value in own.items():
-            grown = fresh[name]
-            if not isinstance(grown, UninitializedBuffer) and value.shape != grown.shape:
+            if name.startswith("item_part.values"):
+                own[name] = grown[name]
+            elif value.shape != grown[name].shape:
                 own[name] = torch.cat([value, value.new_zeros(count, *value.shape[1:])])
         mean = self.user_mean.new_zeros(self.config.dim) if table is None else table.mean(dim=0)
         if table is not None:

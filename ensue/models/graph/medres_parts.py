@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ensue.data.features import FeatureColumn
+from ensue.data.feature_schema import EMPTY
+from ensue.data.features import FeatureColumn, FeatureTable
 from ensue.data.histories import HistoryBatch
 from ensue.nn.dropout import Dropout
 from ensue.nn.embedding import gather_rows
@@ -41,6 +42,11 @@ class FeaturePart(nn.Module):
         """Return [n, D] of the features of n rows."""
         slots = self.embedding(torch.empty(0, dtype=torch.long), rows)
         return F.relu(self.layer(self.dropout(self.embedding.join(slots))))
+
+    @staticmethod
+    def table_of(part: FeaturePart | None) -> FeatureTable:
+        """Return the features that a part reads, one without columns for None."""
+        return EMPTY if part is None else part.values.table()
 
 
 class RecentPart(nn.Module):

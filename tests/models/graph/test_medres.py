@@ -1,4 +1,4 @@
-"""MEDRES: its queries and items against the definition, what a step hides, folding in, new items."""
+"""MEDRES: scores against the definition, what a step hides, folding in, new items, losses."""
 
 from __future__ import annotations
 
@@ -156,9 +156,7 @@ def test_entities_may_be_numbered_in_any_order() -> None:
     other.entities.embeddings["2"][order] = model.entities.embeddings["2"].clone()
     other.fill_graphs_({"tags": tags, "friends": FRIENDLY})
     other.observe_(histories_of(LOG))
-    torch.testing.assert_close(
-        other.eval().score(whole_batch()), model.eval().score(whole_batch())
-    )
+    torch.testing.assert_close(other.eval().score(whole_batch()), model.eval().score(whole_batch()))
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -190,7 +188,7 @@ def test_answers_need_no_edges(layers: int) -> None:
 @torch.no_grad()
 def test_a_step_reads_the_graph_without_what_it_is_to_find() -> None:
     model = make(degree=1)
-    batch = HistoryBatch.from_lists([[2, 4], [1, 6]], [2, 4])  # without item 2 once, without 5 and 4
+    batch = HistoryBatch.from_lists([[2, 4], [1, 6]], [2, 4])  # user 4 without 5 and 4
     model.train()
     hidden = model._hidden(batch)
     pairs = [(int(key) // (NUM_ITEMS + 1), int(key) % (NUM_ITEMS + 1)) for key in model._pairs]
@@ -207,7 +205,7 @@ def test_edge_dropout_keeps_sums_right_on_average() -> None:
     x = torch.randn(NUM_ITEMS, DIM, dtype=torch.float64)
     whole = graphs[0].propagate(x)
     torch.manual_seed(1)
-    drawn = torch.stack([model.entities.thin(graphs, None)[0].propagate(x) for _ in range(4000)])
+    drawn = torch.stack([model.entities.thin(graphs, None)[0].propagate(x) for _ in range(400)])
     assert (drawn[0] != whole).any()
     error = drawn.std(dim=0) / len(drawn) ** 0.5
     assert ((drawn.mean(dim=0) - whole).abs() <= 5 * error + 1e-12).all()
@@ -229,18 +227,16 @@ def test_gradient_of_the_loss(loss: str, settings: dict[str, Any]) -> None:
     model.train()
     objective.loss(model, batch).backward()
     generator = torch.Generator().manual_seed(3)
-    for name, parameter in model.named_parameters():
-        if parameter.grad is None:
-            continue
-        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        values = []
-        for step in (1e-6, -1e-6):
-            with torch.no_grad():
-                parameter.add_(step * direction)
-                values.append(float(objective.loss(model, batch)))
-                parameter.sub_(step * direction)
-        found = float((parameter.grad * direction).sum())
-        assert (values[0] - values[1]) / 2e-6 == pytest.approx(found, abs=1e-6), name
+    trained = [p for p in model.parameters() if p.grad is not None]
+    ways = [torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in trained]
+    expected = sum(float((p.grad * way).sum()) for p, way in zip(trained, ways, strict=True))
+    values = []
+    for step in (1e-6, -2e-6):
+        with torch.no_grad():
+            for parameter, way in zip(trained, ways, strict=True):
+                parameter.add_(step * way)
+            values.append(float(objective.loss(model, batch)))
+    assert (values[0] - values[1]) / 2e-6 == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
 @torch.no_grad()
@@ -313,10 +309,10 @@ def test_it_can_learn_a_small_log_by_heart() -> None:
     config = MedresConfig(dim=32, dropout=0.0, edge_dropout=0.0, history="others")
     model = Medres(config, num_users=20, num_items=50)
     objective = PapkObjective(
-        model, histories, PapkConfig(k=5, warmup_epochs=20), batch_size=20, seed=0
+        model, histories, PapkConfig(k=5, warmup_epochs=10), batch_size=20, seed=0
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for epoch in range(1, 300):
+    for epoch in range(1, 150):
         objective.start_epoch(model, epoch, is_resumed=False)
         for batch in objective.batches(epoch):
             model.train()
