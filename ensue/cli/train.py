@@ -16,8 +16,9 @@ def train(
         str,
         typer.Argument(
             help="caser, sasrec, gru4rec, m3, two_tower, deep_retrieval, bpr, neumf, cml, "
-            "mult_vae, popularity, item_knn, markov, ease or wrmf; or of a ranking dataset: lr, "
-            "fm, wide_deep, deepfm, dcn, dcn_v2, dlrm, shared_bottom, mmoe or ple."
+            "mult_vae, lightgcn, medres, popularity, item_knn, markov, ease or wrmf; or of a "
+            "ranking dataset: lr, fm, wide_deep, deepfm, dcn, dcn_v2, dlrm, shared_bottom, mmoe or "
+            "ple."
         ),
     ],
     data: Annotated[Path, typer.Argument(help="Dataset folder made by ensue prepare.")],
