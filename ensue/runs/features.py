@@ -188,6 +188,8 @@ def extend(run: Run, rows: Sequence[Mapping[str, Any]], id_column: str | None = 
             {"items": len(ids), "unknown_values": unknown},
         ],
     }
+    if longer.model.graphs:  # their sides have more items
+        longer.info["graphs"] = [schema.to_dict() for schema in longer.model.graphs]
     return longer
 
 
