@@ -16,7 +16,7 @@ Data: ../shared/data (see its README files); it is not part of the project.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +168,3 @@ def _write_bags(path: Path, pairs: NDArray[Any], key: str, name: str) -> None:
     frame = pl.DataFrame({key: pairs[:, 0], name: pairs[:, 1]})
     words = (pl.lit("w") + pl.col(name).cast(pl.String)).str.join("|").alias(name)
     frame.group_by(key, maintain_order=True).agg(words).write_csv(path)
-
-
-def names(chosen: Sequence[str]) -> list[str]:
-    """Return the data sets of these names; all of them for none."""
-    return list(chosen) or list(DATA)

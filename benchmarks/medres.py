@@ -1,10 +1,12 @@
 """MEDRES over graphs of entities, trained on pAp@k and on cross-entropy, beside other models.
 
-    python -m benchmarks.medres -o FOLDER                 all data sets and methods, five seeds
+    python -m benchmarks.medres -o FOLDER --tune          all data sets and methods, five seeds
     python -m benchmarks.medres -o FOLDER --data cora citeseer --methods medres-papk ease --seeds 2
 
 Finished runs stay in FOLDER and are not trained again; the last command writes the report over what
-FOLDER holds of the data, methods and seeds that it names. --epochs shortens every training.
+FOLDER holds of the data, methods and seeds that it names. --epochs shortens every training. --tune
+first searches the settings in GRIDS of each method on each set, one after the other, with seed 0 on
+the validation part, and keeps them in FOLDER/tuned; without it those of this file count.
 medres-papk, medres-bce: the whole method with either loss. medres-no-graphs: the loss on pAp@k, and
 no graph, interactions neither: vectors of users and items, and the dynamic component.
 medres-interactions: with the graph of interactions alone.
@@ -20,12 +22,15 @@ medres-no-graphs.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import ensue
 from benchmarks._graph_data import DATA, load
@@ -68,11 +73,24 @@ VARIANTS: dict[str, dict[str, Any]] = {
 OTHERS: dict[str, dict[str, Any]] = {
     "lightgcn": {"metric": METRIC},
     "bpr": {"metric": METRIC, "learning_rate": 0.005, "epochs": 200, "validate_every": 5},
-    "ease": {},
+    "ease": {"l2": 100.0},
 }
-# Of EASE on the validation part, out of 1, 10, 100, 1000.
-EASE_L2 = {"cora": 100.0, "citeseer": 100.0}
 METHODS = [*VARIANTS, *OTHERS]
+_OF_MEDRES: dict[str, list[Any]] = {
+    "ids": ["items", "both"],
+    "dropout": [0.5],
+    "learning_rate": [0.01],
+    "weight_decay": [1e-4],
+}
+_OF_PAPK = {"papk": [{"k": k, "warmup_epochs": w} for k, w in ((10, 10), (50, 40))]}
+# Settings to try in place of those above, each in turn: the better one stays.
+GRIDS: dict[str, dict[str, list[Any]]] = {
+    **{name: {**_OF_MEDRES, **_OF_PAPK} for name in VARIANTS},
+    "medres-bce": {**_OF_MEDRES, "num_negatives": [200]},
+    "lightgcn": {"num_layers": [2], "temperature": [0.2, 0.05], "learning_rate": [0.005]},
+    "bpr": {"weight_decay": [1e-5, 1e-4], "learning_rate": [0.002, 0.01], "dim": [128]},
+    "ease": {"l2": [1.0, 10.0, 1000.0]},
+}
 
 
 def main() -> int:
@@ -86,15 +104,15 @@ def main() -> int:
         dataset = load(data, options.output)
         runs = {}
         for method in options.methods or METHODS:
-            runs[method] = [
-                finished(options.output, dataset, data, method, seed, options.epochs)
-                for seed in range(options.seeds)
-            ]
+            work = Work(options.output, dataset, data, method, options.epochs)
+            settings = work.tune() if options.tune else work.own_settings()
+            runs[method] = [work.evaluated(settings, seed) for seed in range(options.seeds)]
             print(f"{data} {method}: {METRIC} {_mean(runs[method], METRIC):.4f}", flush=True)
         rows += table_of(data, runs)
         print(to_table([row for row in rows if row["data"] == data]), flush=True)
     config = {"seeds": options.seeds, "medres": MEDRES, "data": OF_DATA, "papk": PAPK}
-    print(write_report("medres", {**config, "others": OTHERS, "ease": EASE_L2}, rows))
+    config |= {"others": OTHERS, "tuned": GRIDS if options.tune else "no"}
+    print(write_report("medres", config, rows))
     return 0
 
 
@@ -104,36 +122,81 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--data", nargs="+", choices=list(DATA))
     parser.add_argument("--methods", nargs="+", choices=METHODS)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--tune", action="store_true", help="search settings, where not done yet")
     parser.add_argument("--epochs", type=int, help="of every training, in place of its own")
     return parser.parse_args()
 
 
-def settings_of(
-    data: str, method: str, seed: int, epochs: int | None
-) -> tuple[str, dict[str, Any]]:
-    """Return the model and the settings of a method on a data set."""
-    if method == "ease":
-        return "ease", {"l2": EASE_L2.get(data, 100.0)}
-    own = {"seed": seed} | ({} if epochs is None else {"epochs": epochs})
-    if method in OTHERS:
-        return method, {**OTHERS[method], **own}
-    return "medres", {**MEDRES, **OF_DATA[data], **VARIANTS[method], **own}
+@dataclass(frozen=True)
+class Work:
+    """A method on a data set, and where its runs are.
 
+    epochs: of every training, in place of its own.
+    """
 
-def finished(
-    folder: Path, dataset: Dataset, data: str, method: str, seed: int, epochs: int | None
-) -> Run:
-    """Return the evaluated run of a method; one that is there is opened."""
-    model, settings = settings_of(data, method, seed, epochs)
-    out = folder / "runs" / data / method / str(0 if model == "ease" else seed)
-    if not (out / "run.json").is_file():
-        started = time.perf_counter()
-        ensue.train(model, dataset, out=out, resume=out.exists(), **settings)
-        print(f"{out}: {time.perf_counter() - started:.0f} s", flush=True)
-    run = Run(out)
-    if "test" not in run.evaluations():
-        run.evaluate(dataset, num_resamples=0)
-    return run
+    folder: Path
+    dataset: Dataset
+    data: str
+    method: str
+    epochs: int | None
+
+    @property
+    def model(self) -> str:
+        """What the model of the method is called."""
+        return self.method if self.method in OTHERS else "medres"
+
+    def own_settings(self) -> dict[str, Any]:
+        """Return the settings of this file."""
+        if self.method in OTHERS:
+            return dict(OTHERS[self.method])
+        return {**MEDRES, **OF_DATA[self.data], **VARIANTS[self.method]}
+
+    def tune(self) -> dict[str, Any]:
+        """Return the best settings on the validation part; those found before are read."""
+        file = self.folder / "tuned" / self.data / f"{self.method}.json"
+        if file.is_file():
+            found: dict[str, Any] = json.loads(file.read_text())
+            return found
+        best, number = self.own_settings(), 0
+        trials = self.folder / "tuning" / self.data / self.method
+        highest = self._validated(best, trials / "0")
+        for name, values in GRIDS[self.method].items():
+            for value in values:
+                number += 1
+                if best.get(name) == value:
+                    continue
+                tried = self._validated({**best, name: value}, trials / str(number))
+                print(f"{self.data} {self.method} {name}={value}: {tried:.4f} ({highest:.4f})")
+                if tried > highest:
+                    best, highest = {**best, name: value}, tried
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(best, indent=2))
+        return best
+
+    def evaluated(self, settings: dict[str, Any], seed: int) -> Run:
+        """Return a run that is evaluated on the test; one that is there is opened."""
+        seed = 0 if self.model == "ease" else seed
+        run = self._run(settings, seed, self.folder / "runs" / self.data / self.method / str(seed))
+        if "test" not in run.evaluations():
+            run.evaluate(self.dataset, num_resamples=0)
+        return run
+
+    def _validated(self, settings: dict[str, Any], out: Path) -> float:
+        value: float = self._run(settings, 0, out).info["metrics"]["validation"][METRIC]
+        return value
+
+    def _run(self, settings: dict[str, Any], seed: int, out: Path) -> Run:
+        """Return a run; it is trained, or gone on with, where it is not finished."""
+        own = dict(settings)
+        if self.model != "ease":
+            own["seed"] = seed
+            if self.epochs is not None:
+                own["epochs"] = self.epochs
+        if not (out / "run.json").is_file():
+            started = time.perf_counter()
+            ensue.train(self.model, self.dataset, out=out, resume=out.exists(), **own)
+            print(f"{out}: {time.perf_counter() - started:.0f} s", flush=True)
+        return Run(out)
 
 
 def table_of(data: str, runs: dict[str, list[Run]]) -> list[dict[str, Any]]:
@@ -166,10 +229,11 @@ def table_of(data: str, runs: dict[str, list[Run]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _by_user(runs: list[Run]) -> np.ndarray:
+def _by_user(runs: list[Run]) -> NDArray[np.float64]:
     """Return the mean over the seeds of the metric of each test user [U]."""
     tables = [run.evaluations()["test"].users[METRIC].to_numpy() for run in runs]
-    return np.mean(tables, axis=0)  # type: ignore[no-any-return]
+    means: NDArray[np.float64] = np.mean(tables, axis=0)
+    return means
 
 
 def _mean(runs: list[Run], metric: str) -> float:
