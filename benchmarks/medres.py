@@ -77,7 +77,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 }
 METHODS = [*VARIANTS, *OTHERS]
 _OF_MEDRES: dict[str, list[Any]] = {
-    "ids": ["items", "both"],
+    "activation": ["relu"],
+    "layers": [2],
+    "ids": ["items"],
     "dropout": [0.5],
     "learning_rate": [0.01],
     "weight_decay": [1e-4],

@@ -4,7 +4,7 @@ In a round each side of each graph has a convolution of its own (`nn.graph_convo
 the graphs say of a type of entities is merged into one vector by a perceptron. The convolution of
 some rows alone needs their own inputs, and what they read of their neighbors:
 
-    H = relu(X T0 + W near + b),    near = X' T1 + W^T (X T2),
+    H = activation(X T0 + W near + b),    near = X' T1 + W^T (X T2),
 
 where near [n', H] is of the other side and the same for all rows: a new row of W is enough for the
 vector of a new entity.
@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ensue.nn.activations import ACTIVATIONS, Activation
 from ensue.nn.bags import bag_sum
 from ensue.nn.dropout import Dropout
 from ensue.nn.graph_convolution import SideWeights
@@ -81,10 +82,11 @@ class EntityRound(nn.Module):
         width: int,
         *,
         degree: int,
+        activation: Activation,
         dropout: float,
     ) -> None:
         super().__init__()
-        self.kinds = tuple(kinds)
+        self.kinds, self.activation = tuple(kinds), ACTIVATIONS[activation]
         self.sides = [side for side in sides if side.own in kinds]
         self.weights = nn.ModuleList(SideWeights(width, width, width, degree) for _ in self.sides)
         for matrix in (theta for weights in self.weights for theta in weights.theta):
@@ -120,7 +122,7 @@ class EntityRound(nn.Module):
         parts = []
         for number, total in zip(self.numbers(kind), sums, strict=True):
             part = self._weights_of(number).own(own)
-            parts.append(torch.relu(part if total is None else part + total))
+            parts.append(self.activation(part if total is None else part + total))
         merged: Tensor = self.merges[str(kind)](parts or [own])
         return merged
 

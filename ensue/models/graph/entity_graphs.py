@@ -81,6 +81,7 @@ class EntityGraphs(nn.Module):
                 last if number == config.layers - 1 else inner,
                 dim,
                 degree=config.degree,
+                activation=config.activation,
                 dropout=config.dropout,
             )
             for number in range(config.layers)

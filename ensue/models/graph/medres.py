@@ -178,7 +178,7 @@ class Medres(Model):
     @property
     def scores_by_product(self) -> bool:
         """Whether scores are products of queries and item vectors."""
-        return self.config.head == "dot"
+        return self.config.head != "mlp"
 
     def item_table(self) -> tuple[Tensor, Tensor]:
         """Return what queries are matched with: vectors [I + 1, D] and biases [I + 1]."""
@@ -311,8 +311,7 @@ class Medres(Model):
             parts.append(self.user_part(features))
         if self.recent_part is not None:
             parts.append(self.recent_part(batch))
-        queries: Tensor = self.head.of_users(torch.cat(parts, dim=1))
-        return queries
+        return self.head.of_user(torch.cat(parts, dim=1))
 
     def _own(self, users: Tensor) -> Tensor:
         """Return the vectors [B, D] of users alone; the mean of all for one never seen."""

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from ensue.config import Config
+from ensue.nn.activations import Activation
 
 Norm = Literal["sym", "row"]
 
@@ -22,6 +23,7 @@ class GraphsConfig(Config):
         the neighbors of these.
     norm: of the edges: "sym" divides by the roots of both degrees, "row" by that of the entity that
         reads its neighbors.
+    activation: behind each convolution; the perceptron that merges them is rectified always.
     layers: rounds over all graphs; from the second one on, graphs read what others have found.
     edge_dropout: share of the edges that a training step leaves out.
     max_neighbors: of an entity, drawn anew for a training step; None is all of them in a graph of
@@ -33,6 +35,7 @@ class GraphsConfig(Config):
     dim: int = Field(default=64, ge=1)
     degree: Literal[0, 1, 2] = 2
     norm: Norm = "sym"
+    activation: Activation = "identity"
     layers: int = Field(default=1, ge=1)
     edge_dropout: float = Field(default=0.2, ge=0, lt=1)
     max_neighbors: int | None = Field(default=None, ge=1)
@@ -53,7 +56,8 @@ class MedresConfig(GraphsConfig):
     recent: how many of the last items the history is, each with weights of its place.
     ids: which sides have a vector for each of their entities; "items" leaves users to what they
         took, their graphs and features, and "none" items too.
-    head: "dot" is a product of two vectors, "mlp" a perceptron over both.
+    head: "dot" is a product of two vectors, "cosine" that of vectors of length 1 times a trained
+        factor, "mlp" a perceptron over both.
     dropout: of what the layers read.
     loss: of a user's positives against drawn items: binary cross-entropy, or of a softmax.
     num_negatives: items drawn for each user of a step.
@@ -64,7 +68,7 @@ class MedresConfig(GraphsConfig):
     dynamic: Literal["none", "features", "history", "both"] = "features"
     recent: int = Field(default=20, ge=1)
     ids: Literal["both", "items", "none"] = "both"
-    head: Literal["dot", "mlp"] = "dot"
+    head: Literal["cosine", "dot", "mlp"] = "cosine"
     dropout: float = Field(default=0.2, ge=0, lt=1)
     loss: Literal["bce", "softmax"] = "bce"
     num_negatives: int = Field(default=200, ge=1)

@@ -22,6 +22,8 @@ from ensue.nn.feature_rows import FeatureRows, FeatureValues
 from ensue.nn.perceptron import add_pair_scores_, linear_layer, rectified_layer
 from ensue.nn.towers import FeatureEmbedding, Sizes
 
+FACTOR = 10.0  # of cosines, at the start
+
 
 class FeaturePart(nn.Module):
     """What the features of a user or an item say: a rectified layer over all of them [n, D].
@@ -72,12 +74,11 @@ class RecentPart(nn.Module):
 
 
 class Head(nn.Module, ABC):
-    """Scores of pairs, of what is made of users and of items apart.
+    """Scores of pairs, of what is made of users and of items apart."""
 
-    of_users: makes queries [B, D] of users [B, R].
-    """
-
-    of_users: nn.Linear
+    @abstractmethod
+    def of_user(self, users: Tensor) -> Tensor:
+        """Return queries [B, D] of users [B, R]."""
 
     @abstractmethod
     def of_item(self, items: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,6 +110,11 @@ class DotHead(Head):
         nn.init.zeros_(self.bias.weight)
         nn.init.zeros_(self.bias.bias)
 
+    def of_user(self, users: Tensor) -> Tensor:
+        """Return queries [B, D] of users [B, R]."""
+        queries: Tensor = self.of_users(users)
+        return queries
+
     def of_item(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors [n, D] and biases [n] of items [n, R]."""
         return self.of_items(items), self.bias(items).squeeze(1)
@@ -120,6 +126,23 @@ class DotHead(Head):
     def match_pairs(self, queries: Tensor, items: Tensor, biases: Tensor) -> Tensor:
         """Return scores [B, C] of queries [B, D] and items [B, C, D]."""
         return torch.bmm(items, queries[:, :, None]).squeeze(2) + biases
+
+
+class CosineHead(DotHead):
+    """Scores are cosines times a trained factor, plus a bias of the item."""
+
+    def __init__(self, user_width: int, item_width: int, dim: int) -> None:
+        super().__init__(user_width, item_width, dim)
+        self.log_factor = nn.Parameter(torch.tensor(FACTOR).log())
+
+    def of_user(self, users: Tensor) -> Tensor:
+        """Return queries [B, D] of users [B, R]; their length is the factor."""
+        return F.normalize(super().of_user(users), dim=1) * self.log_factor.exp()
+
+    def of_item(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return vectors [n, D] of length 1 and biases [n] of items [n, R]."""
+        vectors, biases = super().of_item(items)
+        return F.normalize(vectors, dim=1), biases
 
 
 class PerceptronHead(Head):
@@ -139,6 +162,11 @@ class PerceptronHead(Head):
             self.of_items.bias.zero_()
         self.second = rectified_layer(dim, max(1, dim // 2))
         self.output = linear_layer(max(1, dim // 2), 1)
+
+    def of_user(self, users: Tensor) -> Tensor:
+        """Return what users [B, R] add to the first layer [B, D]."""
+        queries: Tensor = self.of_users(users)
+        return queries
 
     def of_item(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """Return what items [n, R] add to the first layer [n, D], and biases of zero [n]."""
@@ -160,4 +188,8 @@ class PerceptronHead(Head):
         return scores.squeeze(-1)
 
 
-HEADS: dict[str, type[DotHead] | type[PerceptronHead]] = {"dot": DotHead, "mlp": PerceptronHead}
+HEADS: dict[str, type[DotHead] | type[PerceptronHead]] = {
+    "cosine": CosineHead,
+    "dot": DotHead,
+    "mlp": PerceptronHead,
+}

@@ -42,10 +42,10 @@ GENRE_TABLE = FeatureTable((GENRES,), (GENRE_BAGS,))
 def make(*, with_genres: bool = False, with_friends: bool = True, **settings: Any) -> Any:
     """Return a model in float64 that knows the log and the graphs, with random weights."""
     torch.manual_seed(0)
-    settings = {"dim": DIM, "dropout": 0.0, "edge_dropout": 0.0, **settings}
+    own = {"dim": DIM, "dropout": 0.0, "edge_dropout": 0.0, "activation": "relu", "head": "dot"}
     graphs = [TAGS, *([FRIENDS] if with_friends else []), *([OF_GENRES] if with_genres else [])]
     model = Medres(
-        MedresConfig(**settings),
+        MedresConfig(**{**own, **settings}),
         num_users=NUM_USERS,
         num_items=NUM_ITEMS,
         graphs=graphs,
