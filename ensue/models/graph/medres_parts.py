@@ -133,7 +133,7 @@ class CosineHead(DotHead):
 
     def __init__(self, user_width: int, item_width: int, dim: int) -> None:
         super().__init__(user_width, item_width, dim)
-        self.log_factor = nn.Parameter(torch.tensor(FACTOR).log())
+        self.log_factor = nn.Parameter(torch.tensor([FACTOR]).log())
 
     def of_user(self, users: Tensor) -> Tensor:
         """Return queries [B, D] of users [B, R]; their length is the factor."""
