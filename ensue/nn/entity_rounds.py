@@ -89,8 +89,9 @@ class EntityRound(nn.Module):
         self.kinds, self.activation = tuple(kinds), ACTIVATIONS[activation]
         self.sides = [side for side in sides if side.own in kinds]
         self.weights = nn.ModuleList(SideWeights(width, width, width, degree) for _ in self.sides)
-        for matrix in (theta for weights in self.weights for theta in weights.theta):
-            nn.init.eye_(matrix)
+        for number in range(len(self.sides)):
+            for matrix in self._weights_of(number).theta:
+                nn.init.eye_(matrix)
         self.merges = nn.ModuleDict(
             {str(kind): Merge(max(1, len(self.numbers(kind))), width, dropout) for kind in kinds}
         )
