@@ -26,6 +26,7 @@ from tests.helpers import make_dataset
 SETTINGS = {"dim": 8, "batch_size": 16, "epochs": 3, "patience": None, "checkpoint_seconds": 0.0}
 # An example of SASRec is a whole history: smaller batches, to have as many of them.
 OF_MODEL = dict.fromkeys(("caser", "bpr"), SETTINGS)
+OF_MODEL["lightgcn"] = {**SETTINGS, "batch_size": 4, "num_negatives": 5}
 OF_MODEL["sasrec"] = {**SETTINGS, "batch_size": 2, "max_len": 20}
 
 
@@ -38,7 +39,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(
-    scope="module", params=["caser", "bpr", pytest.param("sasrec", marks=pytest.mark.slow)]
+    scope="module",
+    params=[
+        "caser",
+        "bpr",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("sasrec", "lightgcn")),
+    ],
 )
 def undisturbed(
     request: pytest.FixtureRequest, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
