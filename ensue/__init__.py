@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ensue.errors import EnsueError
     from ensue.evaluation.evaluator import evaluate
     from ensue.evaluation.significance import compare
+    from ensue.runs.ablate import ablate
     from ensue.runs.cascade import Cascade
     from ensue.runs.distill import distill
     from ensue.runs.distill_classifier import distill_arrays, distill_classifier
@@ -44,6 +45,7 @@ __all__ = [
     "Run",
     "SyntheticConfig",
     "__version__",
+    "ablate",
     "compare",
     "distill",
     "distill_arrays",
@@ -74,6 +76,7 @@ _HOMES = {
     "RankingRun": "ensue.runs.ranker",
     "Run": "ensue.runs.run",
     "SyntheticConfig": "ensue.data.synthetic",
+    "ablate": "ensue.runs.ablate",
     "compare": "ensue.evaluation.significance",
     "distill": "ensue.runs.distill",
     "distill_arrays": "ensue.runs.distill_classifier",

@@ -21,6 +21,7 @@ SURFACE = [
     "Run",
     "SyntheticConfig",
     "__version__",
+    "ablate",
     "compare",
     "distill",
     "distill_arrays",

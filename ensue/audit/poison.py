@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from ensue.audit.clicks import Clicks
 from ensue.data.arrow_file import ColumnFile, read_columns
 from ensue.data.dataset import Dataset, DatasetInfo, Part
-from ensue.data.feature_store import features_folder, hash_features, read_features, write_values
+from ensue.data.feature_store import hash_features, read_features, write_values
 from ensue.data.features import Bags
 from ensue.data.histories import Histories
 from ensue.files import atomic_directory, write_json
@@ -226,6 +226,10 @@ def _describe(
     return info.model_copy(
         update={
             "counts": {**info.counts, **numbers},
+            "graphs": {
+                name: graph.with_more_users(counts.get("users", 0))
+                for name, graph in info.graphs.items()
+            },
             "notes": [*info.notes, note],
             "hash": hasher.hexdigest(),
         }
@@ -233,13 +237,12 @@ def _describe(
 
 
 def _copy_rest(source: Path, folder: Path) -> None:
-    """Copy what users and rows have no part in, and the features of users as they are."""
+    """Copy what users and rows have no part in, features of users and edges as they are."""
     for file in [source / "items.arrow", *source.glob("context_*.arrow")]:
         shutil.copy2(file, folder / file.name)
-    for side in ("items", "users"):
-        features = features_folder(source, side)
-        if features.is_dir():
-            shutil.copytree(features, features_folder(folder, side))
+    for name in ("item_features", "user_features", "graphs", "entities"):
+        if (source / name).is_dir():
+            shutil.copytree(source / name, folder / name)
 
 
 def _add_missing(folder: Path, info: DatasetInfo, num_fakes: int) -> DatasetInfo:

@@ -118,9 +118,24 @@ def _evaluate_catalog(
         for name, part in evaluation.slices.items()
     ]
     print_table(["slice", "items", "targets", cut], slices)
+    if evaluation.user_slices:
+        _print_user_slices(evaluation.user_slices)
     note(f"Intervals: {protocol['interval']}.")
     for text in protocol["notes"]:
         note(f"Note: {text}")
+
+
+def _print_user_slices(slices: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the metrics of users with few and with many targets."""
+    from ensue.cli.output import print_table
+    from ensue.evaluation.slices import SHOWN_OF_USERS
+
+    rows = [
+        [name, part["users"], part["targets"]]
+        + [part["metrics"][f"{metric}@{part['k']}"] for metric in SHOWN_OF_USERS]
+        for name, part in slices.items()
+    ]
+    print_table(["users with", "users", "targets", *(f"{m}@k" for m in SHOWN_OF_USERS)], rows)
 
 
 def _evaluate_rows(

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from ensue import __version__
+from ensue.cli.ablate import ablate
 from ensue.cli.add_items import add_items
 from ensue.cli.audit import audit
 from ensue.cli.compare import compare
@@ -102,6 +103,7 @@ app.command()(train)
 app.command()(tune)
 app.command()(distill)
 app.command()(tradeoff)
+app.command()(ablate)
 app.command()(stability)
 app.command()(plan)
 app.command()(evaluate)

@@ -99,6 +99,20 @@ def prepare(
             "numeric:plain, history:COLUMN:SEP or group."
         ),
     ] = None,
+    graph: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=FILE, a table of edges between users, items and other entities, as "
+            "tags=item_tags.csv; repeat, also for more files of a graph."
+        ),
+    ] = None,
+    graph_columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=COLUMN[:TYPE],COLUMN[:TYPE][,weight=COLUMN][,time=COLUMN] where the names "
+            "of a graph's columns do not tell, as friends=user,other:user; repeat."
+        ),
+    ] = None,
     memory: Annotated[str, typer.Option(help="Memory to work in, as 500MB or 4GB.")] = "2GB",
     name: Annotated[str | None, typer.Option(help="Name of the dataset.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset.")] = False,
@@ -110,7 +124,6 @@ def prepare(
 
     With --target it is one for ranking models: rows with features and labels, sorted by time.
     """
-    from ensue.cli.output import print_json
     from ensue.cli.prepare_ranking import check_ranking_flags, parse_weights, print_ranking_summary
     from ensue.data.prepare import prepare as prepare_dataset
     from ensue.data.ranking.prepare import prepare_ranking
@@ -123,7 +136,13 @@ def prepare(
             "--history-length": history_length,
             "--history-where": history_where,
         },
-        other={"--label": label, "--context": context, "--filter": filter},
+        other={
+            "--label": label,
+            "--context": context,
+            "--filter": filter,
+            "--graph": graph,
+            "--graph-columns": graph_columns,
+        },
     )
     shared: dict[str, Any] = {
         "user": user,
@@ -134,7 +153,7 @@ def prepare(
         "split": split,
         "items": items,
         "users": users,
-        "features": _parse_features(feature or ()),
+        "features": dict(_parse_pairs("--feature NAME=ROLE", feature or ())),
         "memory": memory,
         "name": name,
         "overwrite": overwrite,
@@ -149,10 +168,7 @@ def prepare(
             history_where=history_where,
             **shared,
         )
-        if as_json:
-            print_json({"path": str(out), **rows.info.model_dump()})
-        else:
-            print_ranking_summary(out, rows.info)
+        print_ranking_summary(out, rows.info, as_json=as_json)
         return
     dataset = prepare_dataset(
         files,
@@ -160,12 +176,10 @@ def prepare(
         labels=label or (),
         context=context or (),
         filters=filter or (),
+        **_parse_graphs(graph or (), graph_columns or ()),
         **shared,
     )
-    if as_json:
-        print_json({"path": str(out), **dataset.info.model_dump()})
-    else:
-        _print_summary(out, dataset.info)
+    _print_summary(out, dataset.info, as_json=as_json)
 
 
 def _choose_inputs(
@@ -181,20 +195,37 @@ def _choose_inputs(
     return inputs or by_part
 
 
-def _parse_features(assignments: Sequence[str]) -> dict[str, str]:
-    """Return column -> role for "NAME=ROLE"."""
-    roles = {}
+def _parse_pairs(usage: str, assignments: Sequence[str]) -> list[tuple[str, str]]:
+    """Return (name, value) for each "NAME=VALUE".
+
+    Args:
+        usage: "--feature NAME=ROLE", for the message.
+    """
+    pairs = []
     for assignment in assignments:
-        name, equals, role = assignment.partition("=")
-        if not equals or not name:
-            raise UsageError(f"--feature takes NAME=ROLE; got {assignment!r}.")
-        roles[name] = role
-    return roles
+        name, equals, value = assignment.partition("=")
+        if not equals or not name or not value:
+            flag, form = usage.split(" ")
+            raise UsageError(f"{flag} takes {form}; got {assignment!r}.")
+        pairs.append((name, value))
+    return pairs
 
 
-def _print_summary(out: Path, info: DatasetInfo) -> None:
-    from ensue.cli.output import print_table
+def _parse_graphs(files: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+    """Return the options on graphs of `prepare` for "NAME=FILE" and "NAME=COLUMNS"."""
+    graphs: dict[str, list[str | Path]] = {}
+    for name, file in _parse_pairs("--graph NAME=FILE", files):
+        graphs.setdefault(name, []).append(file)
+    named = _parse_pairs("--graph-columns NAME=COLUMNS", columns)
+    return {"graphs": graphs, "graph_columns": dict(named)}
 
+
+def _print_summary(out: Path, info: DatasetInfo, *, as_json: bool) -> None:
+    from ensue.cli.output import print_json, print_table
+
+    if as_json:
+        print_json({"path": str(out), **info.model_dump()})
+        return
     split = ", ".join(_show(value) for value in info.split.values())
     rows: list[tuple[str, object]] = [
         *((name.replace("_", " "), count) for name, count in info.counts.items()),
@@ -205,6 +236,21 @@ def _print_summary(out: Path, info: DatasetInfo) -> None:
     print_table(["", str(out)], rows)
     if features := _feature_rows(info):
         print_table(["of", "feature", "kind", "size", "missing", "why"], features)
+    if info.graphs:
+        print_table(
+            ["graph", "from", "to", "number of", "and of", "edges", "rows of no edge", "times"],
+            [
+                [
+                    name,
+                    *of.types,
+                    *of.sizes,
+                    of.edges,
+                    of.unknown_rows,
+                    "yes" if of.has_time else "no",
+                ]
+                for name, of in info.graphs.items()
+            ],
+        )
 
 
 def _table_rows(info: DatasetInfo) -> list[tuple[str, object]]:

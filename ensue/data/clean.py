@@ -102,7 +102,7 @@ def read_ids(chunk: Chunk, column: str, role: str) -> pl.Series:
     if is_missing.any():
         place = chunk.place(is_missing.arg_max() or 0)
         raise DataError(
-            f"every row must have {'an' if role == 'item' else 'a'} {role}; {place} has none in "
+            f"every row must have {'an' if role[0] in 'aeio' else 'a'} {role}; {place} has none in "
             f"column {column!r}. Repair or remove that row."
         )
     return values

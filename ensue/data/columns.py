@@ -101,7 +101,7 @@ def choose_roles(
     time = time or _recognize(free, "time", source, columns, optional=True)
     assert user is not None
     assert item is not None
-    chosen_labels = list(labels) or [n for n in free if _plain(n) in _KNOWN["label"]]
+    chosen_labels = list(labels) or [n for n in free if plain_name(n) in _KNOWN["label"]]
     _check_distinct([user, item, *([time] if time else [])], [*chosen_labels, *context_names])
     return Roles(
         user,
@@ -129,7 +129,7 @@ def recognize(columns: Sequence[str], role: str, source: str, *, remedy: str) ->
 
 def find_usual(columns: Sequence[str], role: str) -> list[str]:
     """Return the columns with a usual name for `role`."""
-    return [name for name in columns if _plain(name) in _KNOWN[role]]
+    return [name for name in columns if plain_name(name) in _KNOWN[role]]
 
 
 def choose_roles_by_position(
@@ -178,7 +178,7 @@ def _recognize(
     remedy: str | None = None,
 ) -> str | None:
     """Return the one free column with a usual name for `role`."""
-    found = {_plain(name): name for name in free if _plain(name) in _KNOWN[role]}
+    found = {plain_name(name): name for name in free if plain_name(name) in _KNOWN[role]}
     for better, other in _PREFERRED:
         if better in found:
             found.pop(other, None)
@@ -193,7 +193,8 @@ def _recognize(
     )
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """Return a name as usual names are compared: without case and punctuation."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 

@@ -11,6 +11,7 @@ DIR/users.arrow          raw_id, train_end, validation_end, end (row numbers), i
 DIR/items.arrow          raw_id and, where there is one, title, in dense-id order
 DIR/item_features/       the features of items, see data.feature_store
 DIR/user_features/       those of users
+DIR/graphs/, entities/   edge tables between entities, see data.graph_store
 ```
 
 A user's rows are contiguous and each of its splits is contiguous in them, so a history is two row
@@ -36,8 +37,19 @@ from ensue.data.context import ContextColumn, ContextSchema
 from ensue.data.feature_info import FeaturesInfo
 from ensue.data.feature_store import Side, read_features, vocabulary_file
 from ensue.data.features import FeatureTable
+from ensue.data.graph_parts import Limits, pair_keys, user_item_keys
+from ensue.data.graph_store import GraphInfo, entities_file, read_edges
+from ensue.data.graphs import (
+    Graph,
+    GraphSchema,
+    feature_graph,
+    feature_schema,
+    interaction_graph,
+    make_graph,
+)
 from ensue.data.histories import Histories
 from ensue.data.ids import IdMap
+from ensue.data.times import parse_moment
 from ensue.errors import ConfigError, DataError, did_you_mean
 
 FORMAT = 1
@@ -53,6 +65,7 @@ class DatasetInfo(Config):
     filters, split: the settings that were applied; split holds at least "kind".
     counts: users, items, interactions, train, validation, test, and rows dropped by each filter.
     features: of "items" and of "users", where there are any.
+    graphs: name -> edge table.
     notes: sentences a reader of any result on this dataset should know (leaks, for instance).
     """
 
@@ -67,6 +80,7 @@ class DatasetInfo(Config):
     split: dict[str, Any]
     counts: dict[str, int]
     features: dict[str, FeaturesInfo] = Field(default_factory=dict)
+    graphs: dict[str, GraphInfo] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
     hash: str
 
@@ -237,3 +251,94 @@ class Dataset:
             "test": ("validation_end", "end"),
         }[split]
         return Histories(self.column("item"), self._ends[first], self._ends[last])
+
+    def graphs(self, part: Part = "all", names: Sequence[str] | None = None) -> dict[str, Graph]:
+        """Return the edge tables, and the features as graphs, that are known in a part.
+
+        Where edges have times, none is later than the part; data.graph_parts has the rules.
+
+        Args:
+            names: which graphs, in this order; None is all of them.
+
+        Raises:
+            ConfigError: there is no graph of a name.
+        """
+        schemas = self.graph_schemas
+        for name in names or ():
+            if name not in schemas:
+                hint = did_you_mean(name, schemas) if schemas else " It has none."
+                raise ConfigError(
+                    f"graphs are edge tables and features of the dataset; {name!r} is none of "
+                    f"{self.path}.{hint} See ensue prepare --graph."
+                )
+        return {name: self._graph(name, part) for name in (schemas if names is None else names)}
+
+    def interaction_graph(self, part: Part = "all") -> Graph:
+        """Return users and items of a part; the weight is the number of their interactions."""
+        return interaction_graph(self.histories(part), self.num_items)
+
+    @cached_property
+    def graph_schemas(self) -> dict[str, GraphSchema]:
+        """Name -> schema of each graph that `graphs` returns."""
+        schemas = {name: info.as_schema(name) for name, info in self.info.graphs.items()}
+        for side, info in self.info.features.items():
+            num_rows = self.info.counts[side]
+            for column in info.columns:
+                if column.kind in ("categorical", "multi"):
+                    schema = feature_schema(side, column.column, num_rows)
+                    schemas[schema.name] = schema
+        return schemas
+
+    def entity_ids(self, kind: str) -> IdMap:
+        """Return the raw ids of an entity type of a graph: "user", "item", "tag", "items.genres".
+
+        Raises:
+            DataError: no graph has entities of this type.
+        """
+        known = {kind for schema in self.graph_schemas.values() for kind in schema.types}
+        if kind in ("user", "item"):
+            return self.user_ids if kind == "user" else self.item_ids
+        if kind not in known:
+            raise DataError(
+                f"{self.path} has no entities of type {kind!r}."
+                f"{did_you_mean(kind, [*sorted(known), 'user', 'item'])}"
+            )
+        side, _, name = kind.partition(".")
+        if name:
+            return self.feature_vocabulary(side, name)  # type: ignore[arg-type]
+        return IdMap.read(entities_file(self.path, kind))
+
+    def _graph(self, name: str, part: Part) -> Graph:
+        schema = self.graph_schemas[name]
+        if name not in self.info.graphs:
+            side, _, feature = name.partition(".")
+            table = self.item_features if side == "items" else self.user_features
+            assert table is not None
+            place = [column.name for column in table.columns].index(feature)
+            return feature_graph(schema, table.values[place])
+        edges = read_edges(self.path, name)
+        is_known = np.ones(len(edges["source"]), dtype=np.bool_)
+        limits = self._limits(part)
+        if limits is not None and "time" in edges:
+            is_known &= limits.allow(schema.types, edges)
+        pairs = pair_keys(schema.types, edges, self.num_items)
+        if pairs is not None:
+            is_known &= ~np.isin(pairs, self._pairs_after(part))
+        kept = {column: values[is_known] for column, values in edges.items()}
+        return make_graph(schema, kept["source"], kept["target"], kept["weight"])
+
+    def _limits(self, part: Part) -> Limits | None:
+        """Return until when edges count in a part; None is without end."""
+        split = self.info.split
+        if part == "all" or split["kind"] == "none":
+            return None
+        if split["kind"] == "time":
+            cutoff = split["cutoffs"][0 if part == "train" else 1]
+            return Limits.at(parse_moment(cutoff), self.num_users)
+        return Limits.by_user(self.column("time"), self._ends, part)
+
+    def _pairs_after(self, part: Part) -> NDArray[np.int64]:
+        """Return the pairs of users and items of the parts after a part, as numbers."""
+        first = {"train": "train_end", "train+validation": "validation_end", "all": "end"}[part]
+        later = Histories(self.column("item"), self._ends[first], self._ends["end"])
+        return np.unique(user_item_keys(*later.flat(), self.num_items))

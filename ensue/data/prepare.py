@@ -28,6 +28,13 @@ from ensue.data.feature_tables import (
     write_features,
 )
 from ensue.data.filters import Filter, parse_filters
+from ensue.data.graph_tables import (
+    GraphSource,
+    describe_graph,
+    graph_notes,
+    open_graph_sources,
+    write_graphs,
+)
 from ensue.data.inputs import Choice, Input, PathOrPaths, describe_inputs, open_inputs
 from ensue.data.row_store import RowStore
 from ensue.data.splits import Split, fix_cutoffs, parse_split
@@ -57,6 +64,8 @@ def prepare(
     items: PathOrPaths | None = None,
     users: PathOrPaths | None = None,
     features: Mapping[str, str] | None = None,
+    graphs: Mapping[str, PathOrPaths] | None = None,
+    graph_columns: Mapping[str, str] | None = None,
     memory: str | int = "2GB",
     name: str | None = None,
     overwrite: bool = False,
@@ -76,6 +85,9 @@ def prepare(
         features: column of these tables -> its role, see data.feature_roles; by default told by the
             first rows. "items.NAME" and "users.NAME" are columns of that side alone; a role may
             name what splits text, as in "multi:;".
+        graphs: name -> table of edges between users, items and entities of other types.
+        graph_columns: name of a graph -> its columns, as "user_id,friend_id:user,weight=calls";
+            by default told by their names, see data.graph_roles.
         memory: bytes for the work, beside the interpreter and its libraries: "500MB", "4GB".
         name: of the dataset; by default that of its folder.
 
@@ -93,6 +105,7 @@ def prepare(
         files = open_inputs(inputs, choice, format=format, delimiter=delimiter)
         note(describe_inputs(files))
         sources = _open_features(items, users, features, files[0])
+        edge_tables = _open_graphs(graphs or {}, graph_columns or {}, files[0])
         has_time = files[0].roles.time is not None
         if wanted.kind == "time" and not has_time:
             raise UsageError("split 'time' needs times, and the log has no time column.")
@@ -100,13 +113,18 @@ def prepare(
             _as_list(filters), labels=list(files[0].roles.labels), has_time=has_time
         )
         info = _build(folder, files, parsed, wanted, memory_bytes)
+        found = write_graphs(folder, edge_tables, folder / "work", memory_bytes)
+        shutil.rmtree(folder / "work", ignore_errors=True)
+        notes = [*info.notes, *graph_notes(found, info.split)]
         named = {
+            "notes": notes,
+            "graphs": {graph: of.model_dump() for graph, of in found.items()},
             "name": name or Path(out).resolve().name,
             "sources": _sources(inputs),
             "features": {side: _add_features(folder, side, of) for side, of in sources.items()},
         }
         write_json(folder / "dataset.json", {**info.model_dump(), **named})
-    for text in info.notes:
+    for text in notes:
         note(f"Note: {text}")
     return Dataset(out)
 
@@ -187,6 +205,16 @@ def _open_features(
     for side, of_side in sources.items():
         for sentence in describe_sources(side, of_side):
             note(sentence)
+    return sources
+
+
+def _open_graphs(
+    graphs: Mapping[str, PathOrPaths], columns: Mapping[str, str], log: Input
+) -> list[GraphSource]:
+    """Return the edge tables, and say what their columns are taken for."""
+    sources = open_graph_sources(graphs, columns, log.roles.as_dict())
+    for source in sources:
+        note(describe_graph(source))
     return sources
 
 

@@ -34,7 +34,7 @@ from ensue.evaluation.intervals import Bootstrap
 from ensue.evaluation.metrics import FORMULAS, TargetRanks, all_metrics
 from ensue.evaluation.ranks import BlockRanks, Jagged, rank_block
 from ensue.evaluation.result import Evaluation
-from ensue.evaluation.slices import evaluate_slices
+from ensue.evaluation.slices import evaluate_slices, slice_users
 from ensue.progress import track
 from ensue.protocols import Scorer
 
@@ -94,6 +94,7 @@ def evaluate(
         users=pl.DataFrame(
             {"user": task.users.astype(np.int32), "num_targets": targets.num_targets} | metrics
         ),
+        user_slices=slice_users(metrics, targets.num_targets, ks=task.ks, bootstrap=bootstrap),
     )
 
 
@@ -307,6 +308,8 @@ def _describe(task: _Task, targets: TargetRanks) -> dict[str, Any]:
         "slices": "head, torso, tail: items by interactions in the history part, cut where they "
         "hold 1/3 and 2/3 of all; new: items with none there; top_tenth: the tenth of the items "
         "there with the most interactions; rest: all others; only targets in the slice count",
+        "user_slices": "targets<=k and targets>k: users by their number of targets; all of their "
+        "targets count",
         "notes": list(info.notes),
         **context,
     }

@@ -1,7 +1,7 @@
 """What an evaluation found, in memory and on disk.
 
 ```
-FOLDER/NAME.json          metrics, intervals, protocol, slices, coverage
+FOLDER/NAME.json          metrics, intervals, protocol, slices, user slices, coverage
 FOLDER/NAME_users.arrow   user (dense id), num_targets, and each metric of each user
 ```
 """
@@ -9,7 +9,7 @@ FOLDER/NAME_users.arrow   user (dense id), num_targets, and each metric of each 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Evaluation:
     coverage: "coverage@10" -> share of the catalogue that is in the top 10 of any user.
     protocol: all that a reader needs to compare the numbers with others.
     users: one row for each user: user (dense id), num_targets, and every metric.
+    user_slices: "targets<=10", "targets>10" -> k, users, targets, metrics, intervals; of the
+        cut-offs that divide the users.
     """
 
     metrics: dict[str, float]
@@ -38,6 +40,7 @@ class Evaluation:
     coverage: dict[str, float]
     protocol: dict[str, Any]
     users: pl.DataFrame
+    user_slices: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the users, ready for JSON."""
@@ -46,6 +49,7 @@ class Evaluation:
             "intervals": self.intervals,
             "protocol": self.protocol,
             "slices": self.slices,
+            "user_slices": self.user_slices,
             "coverage": self.coverage,
         }
 

@@ -63,26 +63,34 @@ def compare(
     num_permutations: int = 10_000,
     seed: int = 0,
     correction: str = "holm",
+    against: str | None = None,
     num_resamples: int = 1000,
     confidence: float = 0.95,
 ) -> Comparison:
-    """Return the paired tests of every two evaluations.
+    """Return the paired tests of every two evaluations, or of each one against one of them.
 
     Args:
         names: what the models are called, in the order of `evaluations`.
         correction: "holm" or "bonferroni" (family-wise error), or "bh" (false discovery rate).
+        against: the name of the one that all others are compared with; None is every pair.
         num_resamples: bootstrap resamples for the intervals of the differences.
 
     Raises:
         UsageError: the evaluations are not of the same users and protocol, or lack a metric.
     """
+    if against is not None and against not in names:
+        raise UsageError(f"there is no evaluation {against!r}.{did_you_mean(against, names)}")
     _check(evaluations, names, metrics, num_permutations, correction)
     rng = np.random.default_rng(seed)
     bootstrap = Bootstrap(num_resamples, confidence, rng)
     tables = [evaluation.users.select(metrics).to_numpy() for evaluation in evaluations]
+    pairs = list(combinations(range(len(tables)), 2))
+    if against is not None:
+        base = list(names).index(against)
+        pairs = [(number, base) for number in range(len(tables)) if number != base]
     tests = [
         {"a": names[a], "b": names[b], **test}
-        for a, b in combinations(range(len(tables)), 2)
+        for a, b in pairs
         for test in _test_pair(tables[a], tables[b], metrics, num_permutations, bootstrap)
     ]
     corrected = CORRECTIONS[correction](np.array([test["p"] for test in tests]))

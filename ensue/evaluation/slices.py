@@ -1,4 +1,6 @@
-"""Results by popularity: head, torso and tail share the interactions, "new" items have none.
+"""Results by popularity of the items, and by how many of them a user is to find.
+
+Head, torso and tail share the interactions, "new" items have none.
 
 Items are taken in descending number of interactions in the history part (ties: smaller id first).
 An item belongs to the head while the items before it hold less than a third of all interactions,
@@ -6,12 +8,15 @@ to the torso while they hold less than two thirds, and to the tail after that.
 In the same order, "top_tenth" is the first tenth of the items that occur at all, and "rest" all
 other items, new ones too (Yao et al., CIKM 2021, arXiv:2007.12865, measure popular items so).
 
-Shapes: I items, S targets of all users.
+Users are cut at each k by their number of targets, n+ <= k and n+ > k: with few, pap@k is the
+partial AUC of all of them; with many it is 1 where precision@k is.
+
+Shapes: I items, S targets of all users, U users.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +27,7 @@ from ensue.evaluation.metrics import TargetRanks, slice_metrics
 
 SLICES = ("head", "torso", "tail", "new")
 TENTHS = ("top_tenth", "rest")
+SHOWN_OF_USERS = ("precision", "recall", "ndcg", "pap", "pauc")  # at the k that cuts the users
 
 
 def popularity_slices(counts: NDArray[np.int64]) -> NDArray[np.int8]:
@@ -84,5 +90,48 @@ def evaluate_slices(
                 "targets": len(part.ranks),
                 "metrics": {metric: float(values.mean()) for metric, values in metrics.items()},
                 "intervals": bootstrap.intervals(metrics),
+            }
+    return results
+
+
+def slice_users(
+    metrics: Mapping[str, NDArray[np.float64]],
+    num_targets: NDArray[np.int64],
+    *,
+    ks: Sequence[int],
+    bootstrap: Bootstrap,
+) -> dict[str, dict[str, Any]]:
+    """Return "targets<=k" and "targets>k" for each k: k, users, targets, metrics and intervals.
+
+    The metrics are those at k and those without a cut-off. A k that does not divide the users is
+    left out.
+
+    Args:
+        metrics: name -> values [U]; num_targets: [U].
+
+    >>> metrics = {"map": np.array([0.5, 1.0, 0.0]), "hr@2": np.array([1.0, 1.0, 0.0])}
+    >>> no_intervals = Bootstrap(0, 0.95, np.random.default_rng(0))
+    >>> found = slice_users(metrics, np.array([1, 3, 2]), ks=[2, 5], bootstrap=no_intervals)
+    >>> {name: part["metrics"] for name, part in found.items()}
+    {'targets<=2': {'map': 0.25, 'hr@2': 0.5}, 'targets>2': {'map': 1.0, 'hr@2': 1.0}}
+    """
+    results = {}
+    for k in ks:
+        is_few = num_targets <= k
+        if is_few.all() or not is_few.any():
+            continue
+        measured = {
+            name: values
+            for name, values in metrics.items()
+            if "@" not in name or name.endswith(f"@{k}")
+        }
+        for name, is_in in ((f"targets<={k}", is_few), (f"targets>{k}", ~is_few)):
+            part = {metric: values[is_in] for metric, values in measured.items()}
+            results[name] = {
+                "k": k,
+                "users": int(is_in.sum()),
+                "targets": int(num_targets[is_in].sum()),
+                "metrics": {metric: float(values.mean()) for metric, values in part.items()},
+                "intervals": bootstrap.intervals(part),
             }
     return results

@@ -1,8 +1,9 @@
-"""What a search over settings may try: a range of numbers, or a list of values."""
+"""What a search over settings may try, and what an ablation leaves out or varies."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -27,3 +28,16 @@ class Choice:
 
 
 Space = dict[str, Range | Choice]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What `ensue ablate` changes in a model, one change for each variant.
+
+    without: settings to switch off, as "dynamic"; values to leave out of a list, as "graphs.tags"
+        or, each in turn, "graphs.*"; several at once, as "graphs+interactions".
+    vary: setting -> values.
+    """
+
+    without: Sequence[str] = ()
+    vary: Mapping[str, Sequence[Any]] = field(default_factory=dict)

@@ -26,7 +26,7 @@ from ensue.models.sequential.caser import Caser
 from ensue.models.sequential.gru4rec import GRU4Rec
 from ensue.models.sequential.m3 import M3
 from ensue.models.sequential.sasrec import SASRec
-from ensue.models.space import Range, Space
+from ensue.models.space import Changes, Range, Space
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,14 @@ class Method:
     presets: named groups of settings.
     defaults: where they differ from those of the configs.
     space: what `ensue tune` tries, by setting; empty where there is nothing to search.
+    changes: what `ensue ablate` changes where the caller names nothing.
     """
 
     model: type[Model]
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     space: Space = field(default_factory=dict)
+    changes: Changes = field(default_factory=Changes)
 
     @property
     def is_fitted(self) -> bool:
@@ -146,6 +148,7 @@ METHODS: dict[str, Method] = {
             "dim": Range(32, 128, log=True),
             "dropout": Range(0.0, 0.5),
         },
+        changes=Changes(vary={"parts": ("ts", "tl", "sl", "t", "s", "l"), "gates": ("fixed",)}),
     ),
     "deep_retrieval": Method(
         DeepRetrieval,
@@ -177,6 +180,7 @@ METHODS: dict[str, Method] = {
             "temperature": Range(0.03, 0.3, log=True),
             "dim": Range(32, 128, log=True),
         },
+        changes=Changes(without=("item_features.*", "user_features.*", "ssl", "logq")),
     ),
     "bpr": Method(BPR, space={**_TRAINING_SPACE, "dim": Range(16, 256, log=True)}),
     "lightgcn": Method(

@@ -34,7 +34,13 @@ from ensue.runs.page import (
 )
 from ensue.runs.paths_page import measure_paths, paths_section
 from ensue.runs.plots import draw_intervals
-from ensue.runs.report_sections import clipping_section, learning_section, settings_section
+from ensue.runs.report_sections import (
+    clipping_section,
+    interval_of,
+    learning_section,
+    settings_section,
+    users_section,
+)
 from ensue.runs.run import Run
 
 HEADLINES = ("map", "ndcg@10", "recall@10")
@@ -85,6 +91,7 @@ def build_html(
             clipping_section(log),
             _metrics(evaluations),
             _slices(evaluations),
+            users_section(*_result(evaluations)),
             _gates(gates, context_gates),
             paths_section(paths, log) if paths else "",
             features_section(information or {}),
@@ -117,6 +124,7 @@ def stored_sections(
         clipping_section(log),
         _metrics(evaluations),
         _slices(evaluations),
+        users_section(*_result(evaluations)),
         _distillation(info),
         _protocol(evaluations),
         settings_section(info),
@@ -205,7 +213,7 @@ def _header(
     tiles = []
     for name in HEADLINES:
         if name in evaluation.get("metrics", {}):
-            interval = _interval(evaluation, name)
+            interval = interval_of(evaluation, name)
             below = show_interval(interval) if interval else ""
             tiles.append(Tile(f"{evaluation['metrics'][name]:.4f}", f"{name}, {split}", below))
     return header(title, facts, tiles)
@@ -231,7 +239,7 @@ def _metric_table(evaluation: Mapping[str, Any]) -> str:
         row: list[object] = [name]
         for cut in cuts:
             full_name = f"{name}@{cut}" if cut else name
-            row.append(Mean(means.get(full_name), _interval(evaluation, full_name)))
+            row.append(Mean(means.get(full_name), interval_of(evaluation, full_name)))
         rows.append(row)
     return table(["", *(f"@{cut}" if cut else "whole list" for cut in cuts)], rows)
 
@@ -251,7 +259,7 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         names,
         values,
         [
-            _interval(slices[name], metric) or (value, value)
+            interval_of(slices[name], metric) or (value, value)
             for name, value in zip(names, values, strict=True)
         ],
     )
@@ -261,7 +269,7 @@ def _slices(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
         [
             [name, *(slices[name].get(count) for count in ("items", "users", "targets"))]
             + [
-                Mean(slices[name]["metrics"].get(metric), _interval(slices[name], metric))
+                Mean(slices[name]["metrics"].get(metric), interval_of(slices[name], metric))
                 for metric in metrics
             ]
             for name in shown
@@ -355,8 +363,3 @@ def _protocol(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
     rules = settings_table(protocol) if protocol else ""
     body = notes(found) + rules
     return section("How it was measured", body) if body else ""
-
-
-def _interval(evaluation: Mapping[str, Any], name: str) -> tuple[float, float] | None:
-    interval = evaluation.get("intervals", {}).get(name)
-    return (interval[0], interval[1]) if interval else None

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ensue.evaluation.slices import SHOWN_OF_USERS
 from ensue.runs.page import Mean, details, plots, section, settings_table, table
-from ensue.runs.plots import draw_curve
+from ensue.runs.plots import draw_curve, draw_intervals
 
 RUN_FACTS = ("preset", "fit", "seed", "epochs", "best_epoch", "seconds", "num_parameters")
 RUN_GROUPS = ("config", "stream", "training", "dataset", "versions", "hardware")
@@ -105,3 +106,41 @@ def settings_section(info: Mapping[str, Any]) -> str:
         for name, group in groups.items()
     ]
     return section("Settings", "".join(parts))
+
+
+def users_section(split: str, evaluation: Mapping[str, Any]) -> str:
+    """Return how users with few and with many targets are served; "" where they are all alike."""
+    slices = evaluation.get("user_slices", {})
+    if not slices:
+        return ""
+    means = {
+        name: [
+            Mean(part["metrics"][metric], interval_of(part, metric))
+            for metric in (f"{shown}@{part['k']}" for shown in SHOWN_OF_USERS)
+        ]
+        for name, part in slices.items()
+    }
+    of_pap = [row[SHOWN_OF_USERS.index("pap")] for row in means.values()]
+    drawing = draw_intervals(
+        f"pap@k by number of targets, {split}",
+        [f"{name}, pap@{part['k']}" for name, part in slices.items()],
+        [mean.value or 0.0 for mean in of_pap],
+        [mean.interval or (mean.value or 0.0, mean.value or 0.0) for mean in of_pap],
+    )
+    rows = [
+        [name, slices[name]["users"], slices[name]["targets"], *row] for name, row in means.items()
+    ]
+    explanation = (
+        "<p>Users by their number of targets. With at most k of them, pap@k counts all, as a "
+        "partial AUC does; with more, only the first k, as precision@k does.</p>"
+    )
+    columns = ["", "users", "targets", *(f"{metric}@k" for metric in SHOWN_OF_USERS)]
+    return section(
+        "Users with few and many targets", explanation + plots([drawing]) + table(columns, rows)
+    )
+
+
+def interval_of(evaluation: Mapping[str, Any], name: str) -> tuple[float, float] | None:
+    """Return the interval of a metric; None where there is none."""
+    interval = evaluation.get("intervals", {}).get(name)
+    return (interval[0], interval[1]) if interval else None

@@ -333,5 +333,15 @@ def check_size(name: str, values: Any, limit: int) -> None:
     Raises:
         BadRequestError: it has more.
     """
-    if values is not None and len(values) > limit:
-        raise BadRequestError(f"{name} may have {limit} entries; got {len(values)}.")
+    if values is not None:
+        check_most(name, len(values), limit)
+
+
+def check_most(name: str, count: int, limit: int) -> None:
+    """Check that at most `limit` entries are given or asked for.
+
+    Raises:
+        BadRequestError: there are more.
+    """
+    if count > limit:
+        raise BadRequestError(f"{name} may have {limit} entries; got {count}.")

@@ -35,6 +35,7 @@ from ensue.serving.schemas import (
     EventsRequest,
     NewItem,
     RecommendRequest,
+    check_most,
     check_size,
     to_microseconds,
 )
@@ -118,7 +119,7 @@ class Service:
             raise BadRequestError("recommend takes a user or a history; got both.")
         if body.user is None and body.history is None and body.features is None:
             raise BadRequestError("recommend needs a user, a history or features; got none.")
-        check_size("k", range(body.k), self.config.max_k)
+        check_most("k", body.k, self.config.max_k)
         for name, values in (("history", body.history), ("allow", body.allow), ("deny", body.deny)):
             check_size(name, values, self.config.max_history)
         return await self._asks.ask(Ask(body))
@@ -167,7 +168,7 @@ class Service:
             ConflictError: the model has no vectors of items.
         """
         served = self.model(model)
-        check_size("k", range(k), self.config.max_k)
+        check_most("k", k, self.config.max_k)
         if not served.knows(item):
             raise NotFoundError("the item is not in the catalogue of the model.")
         try:

@@ -12,6 +12,7 @@ from ensue.audit.bands import band_items, choose_targets, named_targets
 from ensue.audit.clicks import Clicks
 from ensue.audit.poison import date_fakes, write_poisoned, write_rows
 from ensue.data.dataset import Dataset
+from ensue.data.prepare import prepare
 from ensue.errors import UsageError
 from tests.helpers import DAY, make_dataset
 
@@ -177,3 +178,21 @@ def test_targets_that_do_not_exist_are_refused(data: Dataset) -> None:
         choose_targets(np.ones(3, dtype=np.int64), "heads", 1, seed=0)
     with pytest.raises(UsageError, match="got 5, and head has 0"):
         choose_targets(np.ones(3, dtype=np.int64), "head", 5, seed=0)
+
+
+def test_fake_users_have_no_edges_and_those_of_real_users_stay(tmp_path: Path) -> None:
+    rows = [f"u{user},i{item},{time}" for user in (1, 2) for time, item in enumerate((4, 3, 2, 1))]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,time", *rows]))
+    (tmp_path / "friends.csv").write_text("user,friend\nu1,u2\nu2,u1\n")
+    (tmp_path / "tags.csv").write_text("item,tag\ni1,x\n")
+    graphs = {name: tmp_path / f"{name}.csv" for name in ("friends", "tags")}
+    data = prepare(tmp_path / "log.csv", tmp_path / "data", graphs=graphs)
+    fakes = Clicks.from_rows([np.arange(3)], 4)
+    dated = date_fakes(fakes, np.array([1]), data, "train", order="last", seed=0)
+    poisoned = write_poisoned(data, tmp_path / "poisoned", dated)
+    assert poisoned.graph_schemas["friends"].sizes == (3, 3)
+    assert poisoned.graph_schemas["tags"].sizes == (4, 1)
+    for part in ("train", "all"):
+        for name, graph in data.graphs(part).items():
+            assert poisoned.graphs(part)[name].sources.tolist() == graph.sources.tolist()
+    assert poisoned.entity_ids("tag").raw.to_list() == ["x"]

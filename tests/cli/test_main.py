@@ -21,6 +21,7 @@ VERBS = (
     "tune",
     "distill",
     "tradeoff",
+    "ablate",
     "plan",
     "evaluate",
     "compare",

@@ -126,3 +126,32 @@ def test_wrong_features(tmp_path: Path):
     with pytest.raises(UsageError, match="role of 'genres' is unknown; got 'many'"):
         prepare_with_features(tmp_path, "--feature", "genres=many")
     assert not (tmp_path / "out").exists()
+
+
+def test_graphs(tmp_path: Path):
+    (tmp_path / "log.csv").write_text(LOG)
+    (tmp_path / "tags.csv").write_text("item,tag\na,x\nz,x\n")
+    (tmp_path / "more.csv").write_text("item,tag\nb,y\n")
+    (tmp_path / "calls.csv").write_text("who,whom,minutes,timestamp\n1,2,9,5\n")
+    arguments = [
+        *(tmp_path / "log.csv", "-o", tmp_path / "out", "--overwrite"),
+        *("--graph", f"tags={tmp_path / 'tags.csv'}", "--graph", f"tags={tmp_path / 'more.csv'}"),
+        *("--graph", f"calls={tmp_path / 'calls.csv'}"),
+        *("--graph-columns", "calls=who:user,whom:user,weight=minutes,time=timestamp"),
+    ]
+    answer = json.loads(run(*arguments, "--json").stdout)
+    calls = answer["graphs"]["calls"]
+    assert (calls["types"], calls["sizes"], calls["edges"]) == (["user", "user"], [2, 2], 1)
+    assert answer["graphs"]["tags"]["sources"] == [
+        str(tmp_path / f"{n}.csv") for n in ("tags", "more")
+    ]
+    graphs = Dataset(tmp_path / "out").graphs()
+    assert graphs["calls"].weights.tolist() == [9]
+    result = run(*arguments)
+    rows = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert "tags item tag 3 2 2 1 no" in rows
+    assert "'whom' is 'user', weight is 'minutes', time is 'timestamp'" in result.stderr
+    with pytest.raises(UsageError, match="--graph takes NAME=FILE; got"):
+        run(tmp_path / "log.csv", "-o", tmp_path / "out", "--graph", "tags.csv")
+    with pytest.raises(UsageError, match="--graph is not for a ranking dataset"):
+        run(*arguments, "--target", "rating")

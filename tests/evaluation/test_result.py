@@ -40,7 +40,9 @@ def test_saving_again_replaces(evaluation: Evaluation, tmp_path: Path) -> None:
 
 def test_the_json_object(evaluation: Evaluation) -> None:
     found = json.loads(json.dumps(evaluation.to_dict(), allow_nan=False))
-    assert set(found) == {"metrics", "intervals", "protocol", "slices", "coverage"}
+    assert set(found) == {
+        *("metrics", "intervals", "protocol", "slices", "user_slices", "coverage")
+    }
     assert {"map", "mrr", "ndcg@10", "recall@10", "precision@5", "hr@10"} <= set(found["metrics"])
     assert set(found["metrics"]) == set(found["intervals"])
     for name, (low, high) in found["intervals"].items():

@@ -124,6 +124,22 @@ def test_the_order_of_the_two_turns_the_sign_alone(data: Dataset) -> None:
     assert ba["p"] == ab["p"]
 
 
+def test_each_against_one_is_corrected_for_those_tests_alone(data: Dataset) -> None:
+    scores = np.random.default_rng(3).random((3, data.num_users + 1, data.num_items + 1))
+    models = [LastItemModel(data.num_items), *(TableModel(torch.from_numpy(s)) for s in scores[:2])]
+    evaluations = [evaluate(model, data, num_resamples=0) for model in models]
+    names = ["last", "one", "two"]
+    found = compare(evaluations, names, metrics=("map",), against="one", num_permutations=500)
+    assert [(test["a"], test["b"]) for test in found.tests] == [("last", "one"), ("two", "one")]
+    means = [evaluation.metrics["map"] for evaluation in evaluations]
+    differences = [test["difference"] for test in found.tests]
+    assert differences == pytest.approx([means[0] - means[1], means[2] - means[1]])
+    corrected = holm(np.array([test["p"] for test in found.tests]))
+    assert [test["p_corrected"] for test in found.tests] == corrected.tolist()
+    with pytest.raises(UsageError, match="no evaluation 'on'"):
+        compare(evaluations, names, against="on")
+
+
 def test_the_json_object(data: Dataset) -> None:
     model = evaluate(LastItemModel(data.num_items), data, num_resamples=0)
     found = compare([model, model], ["a", "b"], num_permutations=99, num_resamples=0).to_dict()

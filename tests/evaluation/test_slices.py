@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ensue.evaluation.slices import SLICES, TENTHS, popularity_slices, top_tenth
+from ensue.evaluation.intervals import Bootstrap
+from ensue.evaluation.metrics import TargetRanks, all_metrics
+from ensue.evaluation.slices import SLICES, TENTHS, popularity_slices, slice_users, top_tenth
 
 
 def names(counts: list[int]) -> list[str]:
@@ -59,3 +62,27 @@ def test_the_top_tenth_holds_no_item_that_another_one_beats(counts: list[int]) -
     assert len(top) == -(-occurring // 10)
     rest = [count for count, part in zip(counts, parts, strict=True) if part == "rest"]
     assert all(counts[n] >= max(rest, default=0) for n in top)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sets(st.integers(1, 12), min_size=1, max_size=9), min_size=1, max_size=6))
+def test_users_are_cut_by_their_number_of_targets(ranks: list[set[int]]) -> None:
+    """Below the cut pap@k is pauc@k; above it, pap@k is 1 where precision@k is, and only there."""
+    metrics = all_metrics(TargetRanks.of([sorted(own) for own in ranks], length=30), (1, 3))
+    sizes = np.array([len(own) for own in ranks])
+    bootstrap = Bootstrap(9, 0.9, np.random.default_rng(0))
+    found = slice_users(metrics, sizes, ks=(1, 3), bootstrap=bootstrap)
+    expected = [k for k in (1, 3) if min(sizes) <= k < max(sizes)]
+    assert list(found) == [f"targets{sign}{k}" for k in expected for sign in ("<=", ">")]
+    for k in expected:
+        few, many = found[f"targets<={k}"], found[f"targets>{k}"]
+        assert few["metrics"][f"pap@{k}"] == pytest.approx(few["metrics"][f"pauc@{k}"])
+        is_perfect = many["metrics"][f"pap@{k}"] == 1.0
+        assert is_perfect == (many["metrics"][f"precision@{k}"] == 1.0)
+        assert few["users"] + many["users"] == len(ranks)
+        assert many["targets"] == sum(size for size in sizes if size > k)
+        assert set(few["metrics"]) == {"map", "mrr"} | {n for n in metrics if n.endswith(f"@{k}")}
+        own = metrics["map"][sizes > k]
+        assert many["metrics"]["map"] == own.mean()
+        low, high = many["intervals"]["map"]
+        assert own.min() - 1e-9 <= low <= high <= own.max() + 1e-9

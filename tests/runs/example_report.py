@@ -58,6 +58,18 @@ EVALUATION: dict[str, Any] = {
         for name, items, value in (("head", 60, 0.31), ("torso", 290, 0.14), ("tail", 1650, 0.05))
     }
     | {"new": {"items": 0, "users": 0, "targets": 0, "metrics": {}, "intervals": {}}},
+    "user_slices": {
+        name: {
+            "k": 10,
+            "users": users,
+            "targets": 3 * users,
+            "metrics": dict.fromkeys(
+                [f"{metric}@10" for metric in ("precision", "recall", "ndcg", "pap", "pauc")], value
+            ),
+            "intervals": {"pap@10": [value - 0.02, value + 0.01]},
+        }
+        for name, users, value in (("targets<=10", 3600, 0.41), ("targets>10", 400, 0.23))
+    },
 }
 EXAMPLES = [
     Example("user u0042", ["Steel kettle", "Tea pot & cups"], ["Tea filter", "Sugar"], [2.5, 1.25]),

@@ -116,6 +116,14 @@ def test_means_without_intervals():
     assert texts.count("0.5000") == 2  # tile and table
 
 
+def test_users_with_few_and_many_targets():
+    texts = Page(build_html(INFO, [], {"test": EVALUATION}, [])).texts
+    assert "Users with few and many targets" in texts
+    assert "targets>10, pap@10" in texts
+    assert "0.2100 to 0.2400" in texts
+    assert "Users with few and many targets" not in Page(build_html(INFO, [], {}, [])).texts
+
+
 def test_a_curve_marks_the_kept_epoch_only_where_it_is_drawn():
     marked = draw_curve("loss", [1, 2], [0.5, 0.4], marked_epoch=2)
     assert marked != draw_curve("loss", [1, 2], [0.5, 0.4])
