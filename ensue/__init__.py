@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ensue.evaluation.significance import compare
     from ensue.runs.ablate import ablate
     from ensue.runs.cascade import Cascade
+    from ensue.runs.cluster import cluster
     from ensue.runs.distill import distill
     from ensue.runs.distill_classifier import distill_arrays, distill_classifier
     from ensue.runs.plan import plan
@@ -46,6 +47,7 @@ __all__ = [
     "SyntheticConfig",
     "__version__",
     "ablate",
+    "cluster",
     "compare",
     "distill",
     "distill_arrays",
@@ -77,6 +79,7 @@ _HOMES = {
     "Run": "ensue.runs.run",
     "SyntheticConfig": "ensue.data.synthetic",
     "ablate": "ensue.runs.ablate",
+    "cluster": "ensue.runs.cluster",
     "compare": "ensue.evaluation.significance",
     "distill": "ensue.runs.distill",
     "distill_arrays": "ensue.runs.distill_classifier",

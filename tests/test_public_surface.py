@@ -22,6 +22,7 @@ SURFACE = [
     "SyntheticConfig",
     "__version__",
     "ablate",
+    "cluster",
     "compare",
     "distill",
     "distill_arrays",

@@ -20,6 +20,7 @@ from ensue import __version__
 from ensue.cli.ablate import ablate
 from ensue.cli.add_items import add_items
 from ensue.cli.audit import audit
+from ensue.cli.cluster import cluster
 from ensue.cli.compare import compare
 from ensue.cli.demo import demo
 from ensue.cli.distill import distill
@@ -109,6 +110,7 @@ app.command()(plan)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(audit)
+app.command()(cluster)
 app.command()(index)
 app.command()(recommend)
 app.command()(predict)
