@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ensue.runs.cluster import cluster
     from ensue.runs.distill import distill
     from ensue.runs.distill_classifier import distill_arrays, distill_classifier
+    from ensue.runs.encode import encode
     from ensue.runs.plan import plan
     from ensue.runs.profile import Profile, profile
     from ensue.runs.ranker import RankingRun, load_ranker
@@ -52,6 +53,7 @@ __all__ = [
     "distill",
     "distill_arrays",
     "distill_classifier",
+    "encode",
     "evaluate",
     "fetch",
     "generate",
@@ -84,6 +86,7 @@ _HOMES = {
     "distill": "ensue.runs.distill",
     "distill_arrays": "ensue.runs.distill_classifier",
     "distill_classifier": "ensue.runs.distill_classifier",
+    "encode": "ensue.runs.encode",
     "evaluate": "ensue.evaluation.evaluator",
     "fetch": "ensue.data.sources",
     "generate": "ensue.data.synthetic",

@@ -27,6 +27,7 @@ SURFACE = [
     "distill",
     "distill_arrays",
     "distill_classifier",
+    "encode",
     "evaluate",
     "fetch",
     "generate",

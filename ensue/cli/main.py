@@ -24,6 +24,7 @@ from ensue.cli.cluster import cluster
 from ensue.cli.compare import compare
 from ensue.cli.demo import demo
 from ensue.cli.distill import distill
+from ensue.cli.encode import encode
 from ensue.cli.evaluate import evaluate
 from ensue.cli.export import export
 from ensue.cli.fetch import fetch
@@ -110,6 +111,7 @@ app.command()(plan)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(audit)
+app.command()(encode)
 app.command()(cluster)
 app.command()(index)
 app.command()(recommend)

@@ -106,9 +106,8 @@ def make_data(
                 f"labels of the part {part} must be as many as its vectors, {len(rows)}; "
                 f"got {found}."
             )
-    texts = first_values(pl.concat([columns[part] for part in checked], how="vertical_relaxed"))
-    classes = texts.drop_nulls().unique().sort(descending=False)
-    order = sorted(classes.to_list(), key=lambda name: (not name.isdecimal(), _number(name), name))
+    texts = pl.concat([first_values(columns[part]) for part in checked])
+    order = sorted(texts.drop_nulls().unique().to_list(), key=_numbers_first)
     if len(order) < 2:
         raise DataError(f"labels must name two classes or more; got {order or 'none'}.")
     places = {name: place for place, name in enumerate(order)}
@@ -174,10 +173,30 @@ def open_data(
     elif is_table:
         vectors, found, ids = _of_table(path, column, id_column)
     else:
-        vectors, found = _of_arrays(path)
+        vectors, found = load_parts(path)
     if of_file:
         found = {"train": _load(Path(of_file))}
     return make_data(vectors, found, ids=ids, source=str(path))
+
+
+def load_parts(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Return vectors or images by part, and labels where there are any, of a .npy or .npz file.
+
+    Raises:
+        DataError: it is none, or a .npz without x, or with more than x, y, x_test and y_test.
+    """
+    found = _load(path)
+    if isinstance(found, np.ndarray):
+        return {"train": found}, None
+    if "x" not in found or set(found) - set(ARRAYS) or ("y_test" in found and "y" not in found):
+        raise DataError(
+            f"{path} must hold x, and may hold y, x_test and y_test; it holds "
+            f"{', '.join(sorted(found)) or 'nothing'}."
+        )
+    parts = {"train": "", "test": "_test"}
+    vectors = {part: found[f"x{end}"] for part, end in parts.items() if f"x{end}" in found}
+    labels = {part: found[f"y{end}"] for part, end in parts.items() if f"y{end}" in found}
+    return vectors, labels or None
 
 
 def item_labels(run: Run, column: str) -> pl.Series:
@@ -246,21 +265,6 @@ def _of_table(
     return {"train": vectors}, labels, ids
 
 
-def _of_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    found = _load(path)
-    if isinstance(found, np.ndarray):
-        return {"train": found}, None
-    if "x" not in found or set(found) - set(ARRAYS) or ("y_test" in found and "y" not in found):
-        raise DataError(
-            f"{path} must hold x, and may hold y, x_test and y_test; it holds "
-            f"{', '.join(sorted(found)) or 'nothing'}."
-        )
-    parts = {"train": "", "test": "_test"}
-    vectors = {part: found[f"x{end}"] for part, end in parts.items() if f"x{end}" in found}
-    labels = {part: found[f"y{end}"] for part, end in parts.items() if f"y{end}" in found}
-    return vectors, labels or None
-
-
 def _load(path: Path) -> Any:
     """Return the array of a .npy file, or those of a .npz file by name."""
     try:
@@ -301,5 +305,6 @@ def _column(frame: pl.DataFrame, name: str, where: str) -> pl.Series:
     return frame[name]
 
 
-def _number(name: str) -> int:
-    return int(name) if name.isdecimal() else 0
+def _numbers_first(name: str) -> tuple[bool, int, str]:
+    is_number = name.isdecimal()
+    return not is_number, int(name) if is_number else 0, name
