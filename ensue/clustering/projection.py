@@ -108,6 +108,12 @@ class Components:
         return Projection(mean, np.ascontiguousarray(basis, np.float32), spherical, explained)
 
 
+def fit_mean(rows: NDArray[np.float32], *, spherical: bool = False) -> Projection:
+    """Return the projection that subtracts the mean of rows [n, F], and no more."""
+    mean = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return Projection(mean, None, spherical, 1.0)
+
+
 def fit_components(rows: NDArray[np.float32]) -> Components:
     """Return the principal components of rows [n, F], n >= 1; the largest part of each is above 0.
 

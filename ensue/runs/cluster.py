@@ -12,8 +12,9 @@ Shapes: n rows, F features, D components, K clusters, L classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pydantic import Field
 
 from ensue.clustering.assign import assign
 from ensue.clustering.kmeans import KMeans, KMeansConfig, kmeans
-from ensue.clustering.projection import Projection, fit_components
+from ensue.clustering.projection import Projection, fit_components, fit_mean
 from ensue.config import make_config
 from ensue.errors import RunError, UsageError
 from ensue.evaluation.clustering import MAPS, chance_scores, contingency, fit_map, score_parts
@@ -196,15 +197,13 @@ def _measure(
     seeds: Sequence[int],
     permutations: int,
 ) -> Clustering:
-    components = fit_components(data.vectors["train"])
     wanted = list(_settings(k, config.dim, over, dims))
+    project = _projections(data.vectors["train"], config, [dim for _, dim in wanted])
     table: list[dict[str, Any]] = []
     kept: tuple[Projection, KMeans, dict[str, Any]] | None = None
     with track("cluster", len(wanted) * len(seeds), unit="runs") as advance:
         for num_clusters, dim in wanted:
-            projection = components.projection(
-                dim, whiten=config.whiten, spherical=config.spherical
-            )
+            projection = project(dim)
             projected = {part: projection.apply(rows) for part, rows in data.vectors.items()}
             figures = []
             for seed in seeds:
@@ -232,6 +231,17 @@ def _measure(
     }
     distances = {part: own for part, (_, own) in parts.items()}
     return Clustering(info, projection, found.centers, clusters, distances)
+
+
+def _projections(
+    rows: NDArray[np.float32], config: ClusterConfig, dims: Sequence[int | None]
+) -> Callable[[int | None], Projection]:
+    """Return what makes the projection onto so many components; these are found where needed."""
+    if not config.whiten and all(dim is None for dim in dims):
+        plain = fit_mean(rows, spherical=config.spherical)
+        return lambda _: plain
+    components = fit_components(rows)
+    return partial(components.projection, whiten=config.whiten, spherical=config.spherical)
 
 
 def _assign_parts(

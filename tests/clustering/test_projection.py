@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ensue.clustering import projection as module
-from ensue.clustering.projection import fit_components
+from ensue.clustering.projection import fit_components, fit_mean
 from ensue.errors import UsageError
 
 
@@ -30,6 +30,7 @@ def test_all_components_are_left_as_features(rows):
     projection = fit_components(rows).projection()
     assert (projection.basis, projection.dim, projection.explained) == (None, 6, 1.0)
     assert projection.apply(rows) == pytest.approx(rows - rows.mean(axis=0), abs=1e-5)
+    assert fit_mean(rows).apply(rows).tolist() == projection.apply(rows).tolist()
 
 
 def test_whitening_makes_the_covariance_one(rows):

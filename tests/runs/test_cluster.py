@@ -15,7 +15,7 @@ from ensue.runs.report import write_report
 from ensue.runs.run import Run
 from ensue.runs.train import train
 from tests.helpers import make_dataset
-from tests.runs.page import assert_self_contained
+from tests.runs.page import Page, assert_self_contained
 
 HELD_OUT = "hungarian, fitted on train"
 
@@ -165,16 +165,15 @@ def run(tmp_path_factory):
     genres = [("odd|x", "even|x")[row % 2] for row in range(16)]
     items = {"raw_id": [f"i{item}" for item in range(1, 17)], "genres": genres}
     pl.DataFrame(items).write_ipc(folder / "data" / "items.arrow")
-    return train("bpr", folder / "data", out=folder / "run", epochs=30, dim=8, learning_rate=0.05)
+    return train("wrmf", folder / "data", out=folder / "run", dim=8)
 
 
 def test_the_report_of_a_run_says_whether_its_vectors_know_the_genres(run):
     found = measure_item_clusters(run)
     assert (found["classes"], found["column"]) == (["even", "odd"], "genres")
     assert found["table"][0]["scores"]["train"]["ari"] == 1
-    html = write_report(run).read_text()
-    assert_self_contained(html)
-    assert "Item vectors" in html
+    texts = Page(write_report(run).read_text()).texts
+    assert {"Item vectors", "accuracy, majority, fitted on train"} <= set(texts)
     assert item_clusters_section({}) == ""
 
 
