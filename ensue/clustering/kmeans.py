@@ -22,6 +22,7 @@ from ensue.config import Config
 from ensue.errors import DataError, UsageError
 
 SAMPLE_PER_CLUSTER = 3  # rows of the sample of k-means++, at least
+FEW_CLUSTERS, RESTARTS_OF_FEW = 100, 10
 REASSIGNED = 0.01  # of the largest number of rows of a center; those with less are seeded anew
 
 
@@ -33,7 +34,8 @@ class KMeansConfig(Config):
     lloyd_passes: passes over all rows after that, at most.
     tolerance: stop when a pass lowers the sum of squared distances by less than this share.
     tries: of k-means++, of which the best on its sample is taken.
-    restarts: runs of it all, of which the one with the least sum is kept.
+    restarts: runs of it all, of which the one with the least sum is kept; None is 10 for up to 100
+        clusters, where a run often ends in a poor partition, and 1 for more.
     spherical: centers of length 1, for rows of length 1.
     """
 
@@ -42,7 +44,7 @@ class KMeansConfig(Config):
     lloyd_passes: int = Field(default=25, ge=0)
     tolerance: float = Field(default=1e-4, ge=0)
     tries: int = Field(default=1, ge=1)
-    restarts: int = Field(default=1, ge=1)
+    restarts: int | None = Field(default=None, ge=1)
     spherical: bool = False
 
 
@@ -98,7 +100,8 @@ def kmeans(
     if not np.isfinite(rows).all():
         raise DataError("vectors to be clustered must be finite; some hold NaN or infinity.")
     best: KMeans | None = None
-    for _ in range(config.restarts):
+    few = num_clusters <= FEW_CLUSTERS
+    for _ in range(config.restarts or (RESTARTS_OF_FEW if few else 1)):
         found = _run(rows, num_clusters, config, rng, centers)
         if best is None or found.inertia < best.inertia:
             best = found

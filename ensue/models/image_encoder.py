@@ -60,7 +60,7 @@ class ImageEncoder(nn.Module):
         self.convolutions = nn.Sequential(*layers)
         self.linear = nn.Linear(channels * height * width, config.dim, bias=False)
         self.normalize = nn.BatchNorm1d(config.dim)
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return features [B, D] of images [B, C, H, W] in 0..1."""

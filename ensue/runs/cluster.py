@@ -50,7 +50,6 @@ class ClusterConfig(KMeansConfig):
     whiten: give each component the same variance.
     """
 
-    restarts: int = Field(default=4, ge=1)
     dim: int | None = Field(default=None, ge=1)
     whiten: bool = False
 
@@ -59,9 +58,10 @@ class ClusterConfig(KMeansConfig):
 class Clustering:
     """What `cluster` found.
 
-    info: settings, counts and figures, ready for JSON; see `docs/clustering.md`.
-    centers: [K, D]. clusters, distances: of each row, by part; the latter are squared. Those of the
-        first seed.
+    info: cluster.json: "table" has the figures of each setting, the main one first, and "clusters"
+        each cluster of that.
+    centers: [K, D]. clusters, distances: of each row, by part; the latter are squared. All three
+        are those of the main setting and the first seed.
     """
 
     info: dict[str, Any]
@@ -169,6 +169,8 @@ def load_clustering(path: str | Path) -> Clustering:
 
 
 def _data_of(source: Any, labels: Any, id_column: str | None, of: Side) -> ClusterData:
+    if not isinstance(source, Run | str | Path) and (id_column or of == "users"):
+        raise UsageError("id_column is of a table, and of='users' of a run; arrays are given.")
     if isinstance(source, ClusterData):
         if labels is not None:
             raise UsageError("labels of several parts are given to make_data, with the vectors.")

@@ -15,7 +15,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ensue.data.feature_inference import infer
-from ensue.data.feature_values import BadValueError, to_bags, to_texts
+from ensue.data.feature_values import BadValueError, to_bags, to_texts, to_vectors, vector_size
 from ensue.errors import DataError, UsageError, did_you_mean
 from ensue.indexes.vectors import ProductModel, item_vectors, model_queries
 from ensue.runs.run import Run
@@ -199,15 +199,6 @@ def load_parts(path: Path) -> tuple[dict[str, Any], dict[str, Any] | None]:
     return vectors, labels or None
 
 
-def item_labels(run: Run, column: str) -> pl.Series:
-    """Return a column of the items of a run.
-
-    Raises:
-        UsageError: there is none.
-    """
-    return _column(run.item_table, column, f"the items of {run.path}")
-
-
 def plain_item_vectors(run: Run) -> NDArray[np.float32]:
     """Return the vectors of the items of a run [I, F], without biases.
 
@@ -226,7 +217,8 @@ def plain_item_vectors(run: Run) -> NDArray[np.float32]:
 def _of_run(run: Run, column: str | None, side: Side) -> tuple[dict[str, Any], Any, pl.Series]:
     rows = plain_item_vectors(run)
     if side == "items":
-        labels = None if column is None else {"train": item_labels(run, column)}
+        where = f"the items of {run.path}"
+        labels = None if column is None else {"train": _column(run.item_table, column, where)}
         return {"train": rows}, labels, run.item_table["raw_id"]
     recommender = run.recommender
     users = np.arange(1, len(recommender.user_ids) + 1)
@@ -252,11 +244,12 @@ def _of_table(
         names = ", ".join(s.name for s in lists)
         raise DataError(f"a table of vectors must have one column of lists; {path} has {names}.")
     if lists:
-        if (lengths := lists[0].list.len() if lists[0].dtype == pl.List else None) is not None and (
-            lengths.n_unique() != 1
-        ):
-            raise DataError(f"vectors in {lists[0].name} of {path} must be of one length.")
-        vectors = np.array(lists[0].to_list(), dtype=np.float32)
+        try:
+            vectors = to_vectors(lists[0], None, vector_size(lists[0], None))
+        except BadValueError as error:
+            raise DataError(
+                f"column {lists[0].name!r} of {path} must hold {error}; row {error.index} does not."
+            ) from None
     else:
         numbers = features.select(pl.selectors.numeric())
         if not numbers.width:

@@ -11,7 +11,7 @@ from ensue.clustering.projection import fit_components
 from ensue.clustering.seeding import seed_centers
 from ensue.errors import DataError, UsageError
 
-TO_THE_END = KMeansConfig(lloyd_passes=100, tolerance=0)
+TO_THE_END = KMeansConfig(lloyd_passes=100, tolerance=0, restarts=1)
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +115,18 @@ def test_the_running_mean_of_one_pass_is_the_mean():
     assert found.centers[0] == pytest.approx(values.mean(axis=0), abs=1e-5)
 
 
+def test_a_restart_never_ends_higher(rows):
+    noisy = rows + rng().normal(size=rows.shape).astype(np.float32)
+    one, ten = (
+        kmeans(noisy, 12, KMeansConfig(restarts=restarts), rng=rng()).inertia
+        for restarts in (1, None)
+    )
+    assert ten < one
+
+
 def test_spherical_centers_have_length_one(rows):
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    config = KMeansConfig(spherical=True, batch_size=100, lloyd_passes=50, tolerance=0)
+    config = KMeansConfig(spherical=True, batch_size=100, lloyd_passes=50, tolerance=0, restarts=1)
     found = kmeans(unit, 4, config, rng=rng())
     assert np.linalg.norm(found.centers, axis=1) == pytest.approx(1, abs=1e-6)
     assert (np.diff(found.history) <= 1e-6).all()

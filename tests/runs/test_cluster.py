@@ -103,6 +103,9 @@ def test_tables_of_vectors(tmp_path):
     assert a.vectors["train"].tolist() == b.vectors["train"].tolist() == rows.tolist()
     assert (a.classes, a.ids["train"].to_list()) == (["a", "b", "c", "d"], list(range(40)))
     assert a.labels["train"].tolist() == classes.tolist()
+    pl.DataFrame({"vector": [[1.0, 2.0], [3.0]]}).write_parquet(tmp_path / "c.parquet")
+    with pytest.raises(DataError, match=r"'vector' of .* must hold vectors of 2 numbers; row 1"):
+        open_data(tmp_path / "c.parquet", labels=None, id_column=None, side="items")
 
 
 def test_files_of_arrays(tmp_path):
@@ -116,10 +119,13 @@ def test_files_of_arrays(tmp_path):
     assert {part: len(own) for part, own in data.labels.items()} == {"train": 20, "test": 5}
 
 
-def test_labels_are_ordered_and_may_be_missing():
-    rows = np.zeros((4, 2))
+def test_labels_are_ordered_and_may_be_missing(tmp_path):
+    rows = np.eye(4, 2)
     data = make_data({"train": rows}, {"train": [10, 9, None, 10]})
     assert (data.classes, data.labels["train"].tolist()) == (["9", "10"], [1, 0, -1, 1])
+    ensue.cluster(data, 2, out=tmp_path / "out")
+    table = pl.read_parquet(tmp_path / "out" / "assignments.parquet")
+    assert table["class"].to_list() == ["10", "9", None, "10"]
     assert first_values(pl.Series([["b", "a"], None, ["a"]])).to_list() == ["b", None, "a"]
 
 
@@ -134,6 +140,7 @@ def test_labels_are_ordered_and_may_be_missing():
         ({"k": 3, "test_share": 1.0}, UsageError, "leaves 0 and 300"),
         ({"k": 3, "dim": 7}, UsageError, "1 to 6; got 7"),
         ({"k": 3, "seeds": []}, UsageError, "at least one seed"),
+        ({"k": 3, "of": "users"}, UsageError, "arrays are given"),
         ({"k": 3, "restart": 2}, ConfigError, "Did you mean 'restarts'"),
     ],
 )
