@@ -28,7 +28,7 @@ from ensue.clustering.assign import assign
 from ensue.clustering.kmeans import KMeans, KMeansConfig, kmeans
 from ensue.clustering.projection import Projection, fit_components, fit_mean
 from ensue.config import make_config
-from ensue.errors import RunError, UsageError
+from ensue.errors import DataError, RunError, UsageError
 from ensue.evaluation.clustering import MAPS, chance_scores, contingency, fit_map, score_parts
 from ensue.files import atomic_directory, write_json
 from ensue.progress import note, track
@@ -130,6 +130,9 @@ def cluster(
     data = _data_of(source, labels, id_column, of)
     if test_share is not None:
         data = data.hold_out(test_share, np.random.default_rng(seeds[0]))
+    for part, numbers in (data.labels or {}).items():
+        if not (numbers >= 0).any():
+            raise DataError(f"each part needs a row with a label; the part {part} has none.")
     if k is None:
         k = len(data.classes)
     if k < 1:

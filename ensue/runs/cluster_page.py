@@ -21,7 +21,7 @@ from ensue.runs.page import (
 from ensue.runs.plots import Line, draw_lines
 
 CLUSTERS_SHOWN = 50
-MAIN = "hungarian, fitted on train"
+MAIN, MAJORITY = "hungarian, fitted on train", "majority, fitted on train"
 NAMES = {
     "hungarian": "accuracy, Hungarian",
     "majority": "accuracy, majority",
@@ -79,7 +79,12 @@ def score_tables(row: Mapping[str, Any]) -> str:
     for part, scores in row["scores"].items():
         chance = row.get("chance", {}).get(part, {})
         rows = [
-            [name_of(name), Mean(value), Mean(row["deviations"][part][name]), _mean(chance, name)]
+            [
+                name_of(name),
+                Mean(value),
+                Mean(row["deviations"][part][name]),
+                Mean(chance.get(name)),
+            ]
             for name, value in scores.items()
         ]
         columns = ["", "value", "deviation over seeds", "by chance"]
@@ -96,10 +101,6 @@ def score_tables(row: Mapping[str, Any]) -> str:
             ]
         )
     return body
-
-
-def _mean(values: Mapping[str, float], name: str) -> Mean:
-    return Mean(values.get(name))
 
 
 def _header(title: str, info: Mapping[str, Any]) -> str:
@@ -138,33 +139,20 @@ def _sweep(
 
     def line(figure: str, series: int | None, kind: str = "scores") -> Line:
         values = [row[kind][part][figure] for row in chosen]
-        style = "o-" if kind == "scores" else "--"
-        shown = name_of(figure) + ("" if kind == "scores" else " by chance")
-        return Line(shown, x, values, series, style)  # type: ignore[arg-type]
+        if kind == "chance":
+            return Line(f"{name_of(figure)} by chance", x, values, series, "--")
+        return Line(name_of(figure), x, values, series, "o-")
 
-    drawings = []
+    groups = {"variance explained": [line("variance_explained", 0)]}
     if MAIN in main["scores"][part]:
-        accuracies = [line(MAIN, 0), line("majority, fitted on train", 1)]
+        accuracies = [line(MAIN, 0), line(MAJORITY, 1)]
         if "chance" in main:
-            accuracies.append(line("majority, fitted on train", None, "chance"))
-        drawings = [
-            draw_lines(f"accuracy by {label}, {part}", accuracies, x_label=label, log="x"),
-            draw_lines(
-                f"agreement by {label}, {part}",
-                [line("ari", 0), line("ami", 1)],
-                x_label=label,
-                log="x",
-            ),
-        ]
-    else:
-        drawings = [
-            draw_lines(
-                f"variance explained by {label}, {part}",
-                [line("variance_explained", 0)],
-                x_label=label,
-                log="x",
-            )
-        ]
+            accuracies.append(line(MAJORITY, None, "chance"))
+        groups = {"accuracy": accuracies, "agreement": [line("ari", 0), line("ami", 1)]}
+    drawings = [
+        draw_lines(f"{what} by {label}, {part}", lines, x_label=label, log="x")
+        for what, lines in groups.items()
+    ]
     figures = list(main["scores"][part])
     listed = table(
         [label, *map(name_of, figures)],

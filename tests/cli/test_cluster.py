@@ -24,7 +24,7 @@ def vectors(tmp_path):
 
 
 def test_a_table_and_a_folder(vectors, tmp_path):
-    result = call("cluster", vectors, "-o", tmp_path / "out", "--over", "1,2", "--dims", "2")
+    result = call("cluster", vectors, "-o", tmp_path / "out", "--dims", "2")
     assert result.exit_code == 0
     for text in ("scored on 30 rows (test)", "accuracy, Hungarian, fitted on train", "components"):
         assert text in result.stdout
@@ -33,7 +33,8 @@ def test_a_table_and_a_folder(vectors, tmp_path):
 
 
 def test_json(vectors):
-    result = call("cluster", vectors, "--json", "--seeds", "2", "--set", "restarts=2")
+    options = ("--over", "1,2", "--seeds", "2", "--set", "restarts=2")
+    result = call("cluster", vectors, "--json", *options)
     found = json.loads(result.stdout)
     assert (found["path"], found["config"]["seeds"], found["config"]["restarts"]) == (
         None,
@@ -41,6 +42,7 @@ def test_json(vectors):
         2,
     )
     assert found["table"][0]["scores"]["test"]["ari"] > 0.9
+    assert [row["k"] for row in found["table"]] == [3, 6]
 
 
 @pytest.mark.parametrize(

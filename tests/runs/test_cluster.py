@@ -10,6 +10,7 @@ import ensue
 from ensue.errors import ConfigError, DataError, RunError, UsageError
 from ensue.runs.cluster import load_clustering
 from ensue.runs.cluster_data import first_values, make_data, open_data
+from ensue.runs.cluster_page import build_cluster_page
 from ensue.runs.item_clusters import item_clusters_section, measure_item_clusters
 from ensue.runs.report import write_report
 from ensue.runs.run import Run
@@ -70,13 +71,13 @@ def test_what_is_written_can_be_loaded_and_assigns_alike(tmp_path):
 
 def test_the_page(tmp_path):
     rows, classes = planted()
-    ensue.cluster(rows, labels=classes, over=[1.5, 2], dims=[2, 4], out=tmp_path / "a")
+    ensue.cluster(rows, labels=classes, over=[2], dims=[2], out=tmp_path / "a")
     html = (tmp_path / "a" / "report.html").read_text()
     assert_self_contained(html)
     for text in ("Over the number of clusters", "Over the number of components", "by chance"):
         assert text in html
-    ensue.cluster(rows, 5, over=[2], out=tmp_path / "b")
-    html = (tmp_path / "b" / "report.html").read_text()
+    without = ensue.cluster(rows, 5, over=[2]).info
+    html = build_cluster_page(without, title="no labels")
     assert_self_contained(html)
     assert "variance explained by clusters" in html
     assert "accuracy" not in html
@@ -126,6 +127,9 @@ def test_labels_are_ordered_and_may_be_missing(tmp_path):
     ensue.cluster(data, 2, out=tmp_path / "out")
     table = pl.read_parquet(tmp_path / "out" / "assignments.parquet")
     assert table["class"].to_list() == ["10", "9", None, "10"]
+    two = make_data({"train": rows, "test": rows}, {"train": [1, 2, 1, 2], "test": [None] * 4})
+    with pytest.raises(DataError, match="the part test has none"):
+        ensue.cluster(two, 2)
     assert first_values(pl.Series([["b", "a"], None, ["a"]])).to_list() == ["b", None, "a"]
 
 
