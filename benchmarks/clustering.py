@@ -49,8 +49,11 @@ MAIN = "hungarian, fitted on train"
 OVER = (0.5, 0.8, 1, 1.5, 2, 3, 5, 10, 20, 50)
 DIMS = (2, 4, 8, 16, 32, 64, 128)
 SEEDS = range(3)
-# As it is by default, and stopped early: 2 passes in mini-batches and then 2 over all rows.
-OWN: dict[str, dict[str, Any]] = {"ensue": {}, "ensue, 4 passes": {"lloyd_passes": 2}}
+# By default for many clusters, and stopped early: 2 passes in mini-batches, 2 over all rows.
+OWN: dict[str, dict[str, Any]] = {
+    "ensue": {"restarts": 1},
+    "ensue, 4 passes": {"restarts": 1, "lloyd_passes": 2},
+}
 SKLEARN = """
 import sys, json, numpy as np
 from sklearn import metrics as m
