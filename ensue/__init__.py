@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from ensue.evaluation.significance import compare
     from ensue.runs.ablate import ablate
     from ensue.runs.cascade import Cascade
+    from ensue.runs.cluster import cluster
     from ensue.runs.distill import distill
     from ensue.runs.distill_classifier import distill_arrays, distill_classifier
+    from ensue.runs.encode import encode
     from ensue.runs.plan import plan
     from ensue.runs.profile import Profile, profile
     from ensue.runs.ranker import RankingRun, load_ranker
@@ -46,10 +48,12 @@ __all__ = [
     "SyntheticConfig",
     "__version__",
     "ablate",
+    "cluster",
     "compare",
     "distill",
     "distill_arrays",
     "distill_classifier",
+    "encode",
     "evaluate",
     "fetch",
     "generate",
@@ -77,10 +81,12 @@ _HOMES = {
     "Run": "ensue.runs.run",
     "SyntheticConfig": "ensue.data.synthetic",
     "ablate": "ensue.runs.ablate",
+    "cluster": "ensue.runs.cluster",
     "compare": "ensue.evaluation.significance",
     "distill": "ensue.runs.distill",
     "distill_arrays": "ensue.runs.distill_classifier",
     "distill_classifier": "ensue.runs.distill_classifier",
+    "encode": "ensue.runs.encode",
     "evaluate": "ensue.evaluation.evaluator",
     "fetch": "ensue.data.sources",
     "generate": "ensue.data.synthetic",

@@ -20,9 +20,11 @@ from ensue import __version__
 from ensue.cli.ablate import ablate
 from ensue.cli.add_items import add_items
 from ensue.cli.audit import audit
+from ensue.cli.cluster import cluster
 from ensue.cli.compare import compare
 from ensue.cli.demo import demo
 from ensue.cli.distill import distill
+from ensue.cli.encode import encode
 from ensue.cli.evaluate import evaluate
 from ensue.cli.export import export
 from ensue.cli.fetch import fetch
@@ -109,6 +111,8 @@ app.command()(plan)
 app.command()(evaluate)
 app.command()(compare)
 app.command()(audit)
+app.command()(encode)
+app.command()(cluster)
 app.command()(index)
 app.command()(recommend)
 app.command()(predict)

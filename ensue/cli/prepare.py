@@ -124,7 +124,6 @@ def prepare(
 
     With --target it is one for ranking models: rows with features and labels, sorted by time.
     """
-    from ensue.cli.output import print_json
     from ensue.cli.prepare_ranking import check_ranking_flags, parse_weights, print_ranking_summary
     from ensue.data.prepare import prepare as prepare_dataset
     from ensue.data.ranking.prepare import prepare_ranking
@@ -169,10 +168,7 @@ def prepare(
             history_where=history_where,
             **shared,
         )
-        if as_json:
-            print_json({"path": str(out), **rows.info.model_dump()})
-        else:
-            print_ranking_summary(out, rows.info)
+        print_ranking_summary(out, rows.info, as_json=as_json)
         return
     dataset = prepare_dataset(
         files,
@@ -180,8 +176,7 @@ def prepare(
         labels=label or (),
         context=context or (),
         filters=filter or (),
-        graphs=_parse_graphs(graph or ()),
-        graph_columns=dict(_parse_pairs("--graph-columns NAME=COLUMNS", graph_columns or ())),
+        **_parse_graphs(graph or (), graph_columns or ()),
         **shared,
     )
     _print_summary(out, dataset.info, as_json=as_json)
@@ -216,12 +211,13 @@ def _parse_pairs(usage: str, assignments: Sequence[str]) -> list[tuple[str, str]
     return pairs
 
 
-def _parse_graphs(assignments: Sequence[str]) -> dict[str, list[str | Path]]:
-    """Return the files of each graph for "NAME=FILE"."""
+def _parse_graphs(files: Sequence[str], columns: Sequence[str]) -> dict[str, Any]:
+    """Return the options on graphs of `prepare` for "NAME=FILE" and "NAME=COLUMNS"."""
     graphs: dict[str, list[str | Path]] = {}
-    for name, file in _parse_pairs("--graph NAME=FILE", assignments):
+    for name, file in _parse_pairs("--graph NAME=FILE", files):
         graphs.setdefault(name, []).append(file)
-    return graphs
+    named = _parse_pairs("--graph-columns NAME=COLUMNS", columns)
+    return {"graphs": graphs, "graph_columns": dict(named)}
 
 
 def _print_summary(out: Path, info: DatasetInfo, *, as_json: bool) -> None:

@@ -40,10 +40,13 @@ def parse_weights(assignments: Sequence[str]) -> dict[str, str]:
     return weights
 
 
-def print_ranking_summary(out: Path, info: RankingInfo) -> None:
-    """Write what a ranking dataset holds to standard output, for people."""
-    from ensue.cli.output import print_table
+def print_ranking_summary(out: Path, info: RankingInfo, *, as_json: bool) -> None:
+    """Write what a ranking dataset holds to standard output: for people, or as one JSON object."""
+    from ensue.cli.output import print_json, print_table
 
+    if as_json:
+        print_json({"path": str(out), **info.model_dump()})
+        return
     split = ", ".join(
         ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         for value in info.split.values()

@@ -89,6 +89,30 @@ def view_contrast(first: Tensor, second: Tensor, *, temperature: float) -> Tenso
     return batch_softmax_loss(first, second, torch.stack([own, own]), temperature=temperature)
 
 
+def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
+    """Return the mean loss of finding the other view of each of 2M views among all others.
+
+    The loss of SimCLR (Chen et al., ICML 2020, arXiv:2002.05709, Eq. 1): other than in
+    `view_contrast`, both views look for each other, and those of one side are negatives too.
+
+    Args:
+        first, second: [M, D], two views of the same things, of length 1.
+
+    >>> round(nt_xent(torch.eye(2), torch.eye(2), temperature=0.5).item(), 6)
+    0.239545
+    """
+    if first.shape != second.shape:
+        raise ValueError(
+            "nt_xent needs two views [M, D] of the same things; got "
+            f"{tuple(first.shape)} and {tuple(second.shape)}"
+        )
+    views = torch.cat([first, second])
+    own = torch.arange(len(views), device=views.device)
+    others = torch.stack([own, own.roll(len(first))])
+    itself = torch.stack([own, own])
+    return batch_softmax_loss(views, views, others, temperature=temperature, excluded=itself)
+
+
 def spread_out_square(vectors: Tensor) -> Tensor:
     """Return the sum over pairs i != j of (vectors[i] . vectors[j]) ** 2, over M; vectors [M, D].
 

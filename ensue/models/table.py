@@ -214,6 +214,16 @@ METHODS: dict[str, Method] = {
     "lightgcn": Method(
         LightGCN,
         presets={
+            # A third of the arithmetic of the whole catalogue for each step.
+            "gowalla": {
+                "batch_size": 1024,
+                "num_negatives": 4096,
+                "learning_rate": 0.03,
+                "decay": "cosine",
+                "epochs": 30,
+                "patience": None,
+                "metric": "ndcg@20",
+            },
             # Of He et al., but for the penalty of the vectors.
             "paper": {
                 "similarity": "dot",

@@ -127,7 +127,7 @@ def ablate(
         changes = get_method(name).changes
     variants = make_variants(name, full, changes, dataset)
     ks = _cut_offs(metrics)
-    if not dataset.info.counts.get(split):
+    if split not in ("validation", "test") or not dataset.info.counts[split]:
         raise UsageError(
             f"an ablation is evaluated on held-out rows; {dataset.path} has none for {split!r}. "
             "Choose validation or test, or prepare the data with a split that has some."
@@ -209,7 +209,7 @@ def _cut_offs(metrics: Sequence[str]) -> list[int]:
     for metric in metrics:
         name, at, cut = metric.partition("@")
         if (f"{name}@k" if at else name) not in FORMULAS or (
-            at and not re.fullmatch("[1-9]\\d*", cut)
+            at and not re.fullmatch(r"[1-9]\d*", cut)
         ):
             raise UsageError(f"there is no metric {metric!r}.{did_you_mean(metric, FORMULAS)}")
         cuts |= {int(cut)} if at else set()

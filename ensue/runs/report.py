@@ -20,6 +20,7 @@ from ensue.files import atomic_file
 from ensue.models.sequential.m3 import M3
 from ensue.runs.explain_page import diagnostics_section
 from ensue.runs.features_page import features_section, measure_information
+from ensue.runs.item_clusters import item_clusters_section, measure_item_clusters
 from ensue.runs.page import (
     Mean,
     Tile,
@@ -67,6 +68,7 @@ def build_html(
     context_gates: Sequence[Mapping[str, Any]] = (),
     paths: Mapping[str, Any] | None = None,
     information: Mapping[str, Any] | None = None,
+    clusters: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the report as HTML text.
 
@@ -78,6 +80,7 @@ def build_html(
         context_gates: by values of context, as `ContextGates.to_dict`.
         paths: what `measure_paths` returns; None for a model without paths.
         information: of the features of items, from `measure_information`.
+        clusters: of the vectors of items, from `measure_item_clusters`.
 
     Raises:
         ExtraError: matplotlib is not installed.
@@ -95,6 +98,7 @@ def build_html(
             _gates(gates, context_gates),
             paths_section(paths, log) if paths else "",
             features_section(information or {}),
+            item_clusters_section(clusters or {}),
             _distillation(info),
             _examples(examples),
             _protocol(evaluations),
@@ -150,6 +154,7 @@ def write_report(run: Run, out: str | Path | None = None) -> Path:
         context_gates,
         measure_paths(run),
         measure_information(run.model),
+        measure_item_clusters(run),
     )
     with atomic_file(path) as temporary:
         temporary.write_text(html, encoding="utf-8")

@@ -32,9 +32,9 @@ class GraphSoftmaxObjective(UserObjective):
     ) -> None:
         super().__init__(model, histories, batch_size=batch_size, seed=seed)
         model.observe_(histories)
-        self._num_items, self._num_drawn = model.num_items, model.config.num_negatives
+        self._num_items, self._num_drawn = model.num_items, model.config.num_negatives or 0
         counts = torch.bincount(self._items, minlength=model.num_items + 1)[1:]
-        self.log_q = self._log_q(counts.double()).float()
+        self.log_q = self._log_q(counts.double()).float() if self._num_drawn else None
 
     def _log_q(self, counts: Tensor) -> Tensor:
         """Return the log of the probability that each item is among the candidates [I].
@@ -49,21 +49,20 @@ class GraphSoftmaxObjective(UserObjective):
         others = num_users - min(self.batch_size, self.num_examples)
         absent = torch.lgamma(num_users - counts + 1) + torch.lgamma(others + 1)
         absent -= torch.lgamma((others - counts + 1).clamp(min=0)) + torch.lgamma(num_users + 1)
-        absent += (self._num_drawn or 0) * math.log1p(-1 / max(2, self._num_items))
+        absent += self._num_drawn * math.log1p(-1 / max(2, self._num_items))
         return (-absent.clamp(max=0).expm1()).log()
 
     def extra(self, epoch: int, number: int) -> Tensor:
         """Return items [N] drawn uniformly, from 1 on; none where the catalogue is whole."""
-        size = (self._num_drawn or 0,)
         generator = self.generator(epoch, number + 1)
-        return torch.randint(1, self._num_items + 1, size, generator=generator)
+        return torch.randint(1, self._num_items + 1, (self._num_drawn,), generator=generator)
 
     def loss(self, model: Any, batch: Batch) -> Tensor:
         """Return the mean loss of the interactions of the users."""
         users, items, offsets, drawn = batch
         of_users, of_items = model.layers()
         columns, log_q = items - 1, None
-        if self._num_drawn is not None:
+        if self.log_q is not None:
             candidates, places = torch.unique(torch.cat([items, drawn]) - 1, return_inverse=True)
             columns = places[: len(items)]
             of_items = of_items[candidates]

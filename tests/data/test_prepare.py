@@ -320,7 +320,7 @@ LOGS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(log=LOGS, bound=st.integers(0, 3), split=st.sampled_from(["ratio", "leave-one-out"]))
 def test_any_log_in_any_memory_is_what_the_definition_says(
     tmp_path_factory, monkeypatch, log, bound, split

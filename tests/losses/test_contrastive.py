@@ -11,7 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ensue.losses import contrastive
-from ensue.losses.contrastive import batch_softmax_loss, spread_out_square, view_contrast
+from ensue.losses.contrastive import (
+    batch_softmax_loss,
+    nt_xent,
+    spread_out_square,
+    view_contrast,
+)
 
 Z = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
 OTHER = torch.tensor([[0.8, 0.6], [0.0, 1.0]], dtype=torch.float64)
@@ -128,6 +133,22 @@ def test_blocks_equal_the_whole(monkeypatch: pytest.MonkeyPatch, dtype: torch.dt
         results.append((loss, *torch.autograd.grad(loss, (queries, candidates))))
     for whole, in_blocks in zip(*results, strict=True):
         torch.testing.assert_close(in_blocks, whole, rtol=1e-5, atol=1e-7)
+
+
+def test_nt_xent_is_the_mean_over_both_views_of_all() -> None:
+    first, second = unit(5, 3).requires_grad_(), unit(5, 3, seed=1).requires_grad_()
+    views = torch.cat([first, second])
+    logits = (views @ views.T / 0.3).masked_fill(torch.eye(10, dtype=torch.bool), -torch.inf)
+    targets = torch.tensor([5, 6, 7, 8, 9, 0, 1, 2, 3, 4])
+    expected = F.cross_entropy(logits, targets)
+    found = nt_xent(first, second, temperature=0.3)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-12)
+    inputs = (first, second)
+    slopes = (torch.autograd.grad(loss, inputs) for loss in (found, expected))
+    for own, other in zip(*slopes, strict=True):
+        assert torch.allclose(own, other, atol=1e-12)
+    with pytest.raises(ValueError, match=r"nt_xent needs two views .* got \(5, 3\) and \(4, 3\)"):
+        nt_xent(first, second[:4], temperature=0.3)
 
 
 def test_gradient_is_the_error_of_the_softmax() -> None:

@@ -22,6 +22,7 @@ LAYERS = [
     "distributed",
     "training",
     "indexes",
+    "clustering",
     "evaluation",
     "audit",
     "runs",

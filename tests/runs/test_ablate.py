@@ -212,7 +212,7 @@ def test_what_cannot_be_varied_is_refused(rich: Dataset) -> None:
     for metrics in (("ndgc@10",), ("map@0",), ("ndcg",), ()):
         with pytest.raises(UsageError, match="metric"):
             ablate("bpr", rich, **vary, metrics=metrics)
-    with pytest.raises(UsageError, match="has none for 'tests'"):
-        ablate("bpr", rich, **vary, split="tests")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="has none for 'users'"):
+        ablate("bpr", rich, **vary, split="users")  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="leave seed out"):
         ablate("bpr", rich, out="unused", vary={"dim": (3,)}, settings={"seed": 1})

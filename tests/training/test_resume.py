@@ -104,6 +104,7 @@ def test_resume_inside_an_epoch(
         ("m3", {"batch_size": 4, "crop": "random", "max_len": 8}),
         ("caser", {"optimizer": "clippy", "learning_rate": 0.1}),
         ("cml", {}),
+        ("lightgcn", {"batch_size": 4, "num_negatives": 5}),
         ("mult_vae", {"batch_size": 4, "hidden": [8], "anneal_steps": 20}),
     ],
 )

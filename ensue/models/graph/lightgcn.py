@@ -55,7 +55,10 @@ class LightGCNConfig(Config):
 class LightGCN(Model):
     """Vectors of users and items, and what answers read of the graph.
 
-    graph: who has what; None where a training has not been told, as in a model that was loaded.
+    graph: who has what; None where nobody told, as in a model that was loaded.
+    item_roots: [I], one over the root of the number of users of each item; 0 of none.
+    item_vectors: [I + 1, D], what queries are matched with. item_shares: [I + 1, D], what each item
+    gives to a user who has it. mean_user: [D]. All three are taken off the graph for answers.
     """
 
     Config = LightGCNConfig
@@ -119,9 +122,10 @@ class LightGCN(Model):
         """Return what queries are matched with, vectors [I + 1, D], and that there is no bias."""
         return self._answers()[0], None
 
-    def own_part(self) -> Tensor:
-        """Return what the vectors of users are made of beside their items [U, D]."""
-        return self.user_embedding / (self.config.num_layers + 1)
+    def own_part(self, users: Tensor) -> Tensor:
+        """Return what the vectors of users [B] are made of beside their items [B, D]; 0 of none."""
+        rows = self.user_embedding[(users - 1).clamp(min=0)] / (self.config.num_layers + 1)
+        return rows * (users > 0)[:, None]
 
     def as_queries(self, users: Tensor) -> Tensor:
         """Return what items are multiplied with, given vectors [B, D]; zeros say nothing."""
@@ -167,8 +171,7 @@ class LightGCN(Model):
         counts = weights.new_zeros(len(batch)).index_add_(0, owners, weights)
         weights *= counts.clamp(min=1).rsqrt()[owners]
         users = bag_sum(shares, batch.items, batch.offsets, weights)
-        own = self.own_part()[(batch.users - 1).clamp(min=0)] * (batch.users > 0)[:, None]
-        return self.as_queries(users + own)
+        return self.as_queries(users + self.own_part(batch.users))
 
     def _graph(self) -> Adjacency:
         if self.graph is None:

@@ -177,7 +177,7 @@ class LightGCNGraph(ScoreGraph):
     def __init__(self, model: LightGCN, *, k: int | None) -> None:
         super().__init__(model, USERS, k=k)
         self.model = model
-        self.register_buffer("user_rows", F.pad(model.own_part(), (0, 0, 1, 0)))
+        self.register_buffer("user_rows", model.own_part(torch.arange(model.num_users + 1)))
 
     def forward(self, items: Tensor, users: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the answer to items [B, L] and users [B], 0 where unknown."""

@@ -113,6 +113,7 @@ def test_drawn_items_are_corrected_by_how_often_they_are_there() -> None:
             counts[torch.unique(torch.cat([items, drawn])) - 1] += 1
             num_batches += 1
     deviation = np.sqrt(0.25 / num_batches)
+    assert objective.log_q is not None
     np.testing.assert_allclose(objective.log_q.exp(), counts / num_batches, atol=4 * deviation)
     batch = next(iter(objective.batches(1)))
     objective.loss(model, batch).backward()
