@@ -96,9 +96,9 @@ class Pairs:
 
     def of_entities(self) -> Integers:
         """Return [n, 2], the first pair and the one behind the last of each entity that has any."""
-        last = np.flatnonzero(np.append(np.diff(self._entities) > 0, True))
+        last = np.flatnonzero(np.diff(self._entities, append=np.inf) > 0)
         stops = self._stops[last]
-        bounds = np.column_stack([np.append(0, stops[:-1]), stops])
+        bounds = np.column_stack([np.append(0, stops)[:-1], stops])
         return bounds[bounds[:, 1] > bounds[:, 0]]
 
 

@@ -21,8 +21,7 @@ from ensue.data.longitudinal.measurements import BagBatch
 from ensue.losses.longitudinal import masked_error
 from ensue.losses.variational import multinomial_loss
 from ensue.nn.bags import bag_sum
-from ensue.nn.coders import Decoder, Encoder
-from ensue.nn.perceptron import Perceptron, linear_layer
+from ensue.nn.coders import Decoder, Encoder, rectified_layers
 
 TURN, SHIFT = 0.1, 0.06  # of the views of images: radians, and shares of their size
 
@@ -108,9 +107,9 @@ class BagsBody(Body):
         first, last = (hidden[0], hidden[-1]) if hidden else (dim, dim)
         self.input_embedding = nn.Parameter(torch.randn(num_items + 1, first) * 0.1)
         self.input_bias = nn.Parameter(torch.zeros(first))
-        self.encoder = Perceptron(first, hidden[1:])
-        self.code = linear_layer(last, num_codes * dim)
-        self.decoder = Perceptron(dim, hidden[::-1])
+        self.encoder = rectified_layers([first, *hidden[1:]])
+        self.code = nn.Linear(last, num_codes * dim)
+        self.decoder = rectified_layers([dim, *hidden[::-1]])
         self.output_embedding = nn.Parameter(torch.randn(num_items + 1, first) * 0.1)
         self.output_bias = nn.Parameter(torch.zeros(num_items + 1))
 
