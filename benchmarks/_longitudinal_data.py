@@ -14,8 +14,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from ensue.data.dataset import Dataset
 from ensue.data.longitudinal.tables import read_visits
 from ensue.data.longitudinal.visits import Visits
+from ensue.data.prepare import prepare
 
 NUM_FEATURES, NUM_OTHERS = 32, 4
 SENSORS = [f"sensor {number}" for number in range(1, 22)]
@@ -76,6 +78,25 @@ def cmapss(folder: Path) -> pl.DataFrame:
     frame = pl.DataFrame(values, schema=names)
     left = pl.col("cycle").max().over("engine") - pl.col("cycle")
     return frame.with_columns(left.alias("cycles left"))
+
+
+def ml1m(folder: Path, out: Path) -> Dataset:
+    """Return the sequences of ML-1M with the titles of the films, prepared in `out`."""
+    if not (out / "dataset.json").is_file():
+        movies = gzip.decompress((folder / "ml-1m" / "movies.dat.gz").read_bytes())
+        rows = [line.split("::") for line in movies.decode("latin-1").splitlines()]
+        titles = {row[0]: row[1] for row in rows}
+        text = gzip.decompress((folder / "ml-1m" / "sequences.txt.gz").read_bytes()).decode()
+        lists = [line.split() for line in text.splitlines()]
+        users = [own[0] for own in lists for _ in own[1:]]
+        films = [film for own in lists for film in own[1:]]
+        log = out.with_name(f"{out.name}.csv")
+        log.parent.mkdir(parents=True, exist_ok=True)
+        pl.DataFrame(
+            {"user": users, "item": films, "title": [titles.get(film, film) for film in films]}
+        ).write_csv(log)
+        prepare(log, out=out, min_user=1, min_item=1, split="none", title="title")
+    return Dataset(out)
 
 
 def _read(path: Path, *, separator: str) -> pl.DataFrame:

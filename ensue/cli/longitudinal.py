@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from ensue.data.longitudinal.visits import Visits
     from ensue.runs.longitudinal_result import Longitudinal
 
 
 def longitudinal(
-    table: Annotated[Path, typer.Argument(help="CSV, Parquet or the like: a row for each visit.")],
+    table: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV, Parquet or the like, a row for each visit; or a dataset of ensue prepare."
+        ),
+    ],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the result.")],
     entity: Annotated[str | None, typer.Option(help="Column: who or what was measured.")] = None,
@@ -20,6 +26,16 @@ def longitudinal(
     features: Annotated[
         str | None,
         typer.Option(help="Columns that were measured, joined by commas; default: all numbers."),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of files (.npy, .npz, .nii, .nii.gz), or one .npy with a row for each "
+            "row of the table, in place of features."
+        ),
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(help="Of a dataset: interactions of a window; default 20.")
     ] = None,
     methods: Annotated[
         list[str] | None,
@@ -59,20 +75,10 @@ def longitudinal(
     from ensue.cli.output import print_json
     from ensue.cli.trained import resumable
     from ensue.config import parse_settings
-    from ensue.data.longitudinal.tables import read_visits
-    from ensue.errors import UsageError
     from ensue.runs.longitudinal import longitudinal
 
-    if entity is None or time is None:
-        raise UsageError("a table of visits needs --entity and --time; name its columns.")
     others = [*(against or []), *(probes or []), *([group] if group else [])]
-    visits = read_visits(
-        table,
-        entity=entity,
-        time=time,
-        features=None if features is None else [name.strip() for name in features.split(",")],
-        others=others,
-    )
+    visits = _read(table, entity, time, features, images, window, others)
     with resumable("The trainings so far are", output):
         found = longitudinal(
             visits,
@@ -91,6 +97,44 @@ def longitudinal(
         print_json({"path": str(found.path), **found.to_dict()})
     else:
         _print(found)
+
+
+def _read(
+    table: Path,
+    entity: str | None,
+    time: str | None,
+    features: str | None,
+    images: str | None,
+    window: int | None,
+    others: list[str],
+) -> Visits:
+    """Return the visits that the command names.
+
+    Raises:
+        UsageError: the options do not belong together.
+    """
+    from ensue.data.dataset import Dataset
+    from ensue.data.longitudinal.history_windows import history_windows
+    from ensue.data.longitudinal.images import read_images
+    from ensue.data.longitudinal.tables import read_visits
+    from ensue.errors import UsageError
+
+    if table.is_dir():
+        given = {"entity": entity, "time": time, "features": features, "images": images}
+        for name, value in given.items():
+            if value is not None:
+                raise UsageError(f"--{name} is for a table; {table} is a dataset. Leave it out.")
+        return history_windows(Dataset(table), **({} if window is None else {"length": window}))
+    if window is not None:
+        raise UsageError(f"--window is for a dataset; {table} is a file. Leave it out.")
+    if entity is None or time is None:
+        raise UsageError("a table of visits needs --entity and --time; name its columns.")
+    if images is None:
+        names = None if features is None else [name.strip() for name in features.split(",")]
+        return read_visits(table, entity=entity, time=time, features=names, others=others)
+    if features is not None:
+        raise UsageError("visits have --features or --images; got both.")
+    return read_images(table, images, entity=entity, time=time, others=others)
 
 
 def _print(found: Longitudinal) -> None:

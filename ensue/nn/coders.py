@@ -2,9 +2,9 @@
 
 The code is the output of a linear layer: after a tanh, as in the published network, codes sit at
 the corners and the training is unstable. First weights are PyTorch's own, smaller than those of
-`nn.perceptron`: from them an autoencoder of a table gets a tenth further. Convolutions are those of Zhao et al., Medical Image
-Analysis 71 (2021), arXiv:2006.06930: kernel 3, ReLU and max-pooling by 2; the way back is the
-nearest voxel and a convolution. Sizes need be no powers of 2.
+`nn.perceptron`: from them an autoencoder of a table gets a tenth further. Convolutions are those
+of Zhao et al., Medical Image Analysis 71 (2021), arXiv:2006.06930: kernel 3, ReLU and max-pooling
+by 2; the way back is the nearest voxel and a convolution. Sizes need be no powers of 2.
 Shapes: B rows, F features, D width of the code, C channels, H height, W width.
 """
 

@@ -184,7 +184,7 @@ def build_model(config: LSSLConfig, measured: dict[str, Any]) -> LSSL:
 def describe_measured(measured: Measurements) -> dict[str, Any]:
     """Return what a model has to know of measurements: their shape, or how many items there are."""
     if isinstance(measured, ItemBags):
-        return {"num_items": len(measured.raw_ids)}
+        return {"num_items": len(measured.names)}
     assert isinstance(measured, Numbers)
     return {"shape": list(measured.shape)}
 

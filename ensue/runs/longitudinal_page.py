@@ -160,7 +160,7 @@ def _items(measured: ItemBags, traversal: Traversal) -> str:
     def rows(items: NDArray[np.int64]) -> list[list[object]]:
         return [
             [
-                measured.raw_ids[item],
+                measured.names[item],
                 Mean(float(traversal.change[item])),
                 f"{traversal.decoded[0, item]:.2e}",
                 f"{traversal.decoded[-1, item]:.2e}",

@@ -106,12 +106,12 @@ class ItemBags:
     """A bag of items at every visit, none of them empty.
 
     items: [S] in 1..I; offsets: [N + 1], bag b is items[offsets[b]:offsets[b + 1]].
-    raw_ids: I names of the items, item 1 first.
+    names: what the I items are called, item 1 first.
     """
 
     items: Integers
     offsets: Integers
-    raw_ids: tuple[str, ...]
+    names: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
