@@ -14,7 +14,9 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from benchmarks._retrieval_data import ml_1m_tables
 from ensue.data.dataset import Dataset
+from ensue.data.longitudinal.measurements import ItemBags
 from ensue.data.longitudinal.tables import read_visits
 from ensue.data.longitudinal.visits import Visits
 from ensue.data.prepare import prepare
@@ -83,20 +85,18 @@ def cmapss(folder: Path) -> pl.DataFrame:
 def ml1m(folder: Path, out: Path) -> Dataset:
     """Return the sequences of ML-1M with the titles of the films, prepared in `out`."""
     if not (out / "dataset.json").is_file():
-        movies = gzip.decompress((folder / "ml-1m" / "movies.dat.gz").read_bytes())
-        rows = [line.split("::") for line in movies.decode("latin-1").splitlines()]
-        titles = {row[0]: row[1] for row in rows}
-        text = gzip.decompress((folder / "ml-1m" / "sequences.txt.gz").read_bytes()).decode()
-        lists = [line.split() for line in text.splitlines()]
-        users = [own[0] for own in lists for _ in own[1:]]
-        films = [film for own in lists for film in own[1:]]
-        log = out.with_name(f"{out.name}.csv")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        pl.DataFrame(
-            {"user": users, "item": films, "title": [titles.get(film, film) for film in films]}
-        ).write_csv(log)
-        prepare(log, out=out, min_user=1, min_item=1, split="none", title="title")
+        tables = ml_1m_tables(out.with_name(f"{out.name}-tables"), folder / "ml-1m")
+        prepare(tables.interactions, out, items=tables.items, split="none")
     return Dataset(out)
+
+
+def release_years(visits: Visits) -> NDArray[np.float64]:
+    """Return the mean year of release of the films of each window [N], which ends their titles."""
+    bags = visits.measured
+    assert isinstance(bags, ItemBags)
+    titles = pl.Series(bags.names).str.extract(r"\((\d{4})\)\s*$").cast(pl.Float64)
+    years = titles.fill_null(titles.mean()).to_numpy()[bags.items - 1]
+    return np.add.reduceat(years, bags.offsets[:-1]) / np.diff(bags.offsets)
 
 
 def _read(path: Path, *, separator: str) -> pl.DataFrame:

@@ -14,7 +14,8 @@ define the groups (CDR) are no features.
 cmapss: FD001, 100 engines to failure; five folds of engines; pairs 20 cycles apart.
     Bar: |Spearman| with remaining life of held-out engines .8 and more, above the autoencoder's.
 ml1m: windows of 20 ratings. The log has no times, so the coordinate is compared with the number of
-the window, before and after what the popularity of its films explains is taken off.
+the window, over all and within users, before and after what the popularity and the years of its
+films and the length of the history explain is taken off.
 """
 
 from __future__ import annotations
@@ -28,8 +29,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks._longitudinal_data import SENSORS, cmapss, ml1m, oasis2, planted_visits
+from benchmarks._longitudinal_data import (
+    SENSORS,
+    cmapss,
+    ml1m,
+    oasis2,
+    planted_visits,
+    release_years,
+)
 from benchmarks._report import to_table, write_report
+from benchmarks._retrieval_data import SHARED
 from ensue.data.longitudinal.history_windows import history_windows
 from ensue.data.longitudinal.tables import read_visits
 from ensue.data.longitudinal.visits import Visits
@@ -54,7 +63,7 @@ def main() -> int:
     """Run what is asked for, print tables, and write the report of each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", help="synthetic, oasis2, cmapss, ml1m; default: all")
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data", type=Path, default=SHARED)
     parser.add_argument("-o", "--output", type=Path, default=Path("longitudinal-benchmark"))
     parser.add_argument("--seeds", type=int, default=4, help="of the synthetic table")
     parser.add_argument("--worlds", type=int, nargs="+", default=[17])
@@ -213,25 +222,27 @@ def users(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         "batch_size": 256,
     }
     methods = [name for name in arguments.methods if name in ("lssl", "ae", "vae")]
-    found = _study(arguments, "ml1m", visits, settings, methods=methods)
-    tables = {method: load_longitudinal(found.path) for method in methods[:1]}
     number = visits.times
+    popularity = visits.columns["popularity"].to_numpy()
+    years = release_years(visits)
+    length = np.log(visits.columns["user_length"].to_numpy())
+    design = np.column_stack([np.ones(len(visits)), popularity, years, length])
     rows = []
-    for method, result in tables.items():
+    for method in methods:  # one after the other: coordinates are kept of the first one only
+        result = _study(arguments, f"ml1m-{method}", visits, settings, methods=[method])
         coordinate = result.coordinates["held_out_coordinate"].to_numpy()
-        known = visits.columns.select("popularity", "user_length").to_numpy().astype(float)
-        known[:, 1] = np.log(known[:, 1])
-        design = np.column_stack([np.ones(len(known)), known])
         explained = design @ np.linalg.lstsq(design, coordinate, rcond=None)[0]
         rest = coordinate - explained
         rows.append(
             {
                 "method": method,
-                "ordered pairs": found.methods[0].order.ordered,
+                "ordered pairs": result.methods[0].order.ordered,
+                "mean cos": result.methods[0].order.cosine,
                 "Spearman with window": spearman(coordinate, number),
                 "within users": _within(coordinate, number, visits),
-                "with popularity": spearman(coordinate, known[:, 0]),
-                "R2 of popularity, length": r_squared(coordinate, explained),
+                "with popularity": spearman(coordinate, popularity),
+                "with year": spearman(coordinate, years),
+                "R2 of all three": r_squared(coordinate, explained),
                 "rest with window": spearman(rest, number),
                 "rest within users": _within(rest, number, visits),
             }
