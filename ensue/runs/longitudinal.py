@@ -55,6 +55,7 @@ from ensue.runs.output import open_output
 from ensue.runs.plots import has_plots
 
 Integers = NDArray[np.int64]
+WHOLE = "all"  # the training on all entities
 
 
 def longitudinal(
@@ -109,29 +110,13 @@ def longitudinal(
         parts, "job.json", identity, work="search", resume=resume, overwrite=overwrite
     )
     work = _Work(visits, plans, folds, parts, is_resumed)
-    results, coordinates = [], []
+    asked = _Asked(groups, tuple(against), tuple(probes), fine_tune)
+    measured = []
     with track("longitudinal", len(plans) * max(folds, 1) + (folds > 0), unit="trainings") as done:
         kept = work.whole(methods[0])
         done()
         for method in methods:
-            parted = work.folds(method, done)
-            coordinate = held_out_coordinate(parted, len(visits))
-            slopes, lines = fit_slopes(visits, coordinate, groups)
-            coordinates.append((coordinate, lines))
-            agreements = {
-                name: measure_agreement(visits, parted, coordinate, visits.columns[name])
-                for name in against
-            }
-            probed = [
-                found
-                for name in probes
-                for found in measure_probes(
-                    visits, parted, name, plans[method], parts / method, fine_tune=fine_tune
-                )
-            ]
-            order = measure_orders(visits, parted, plans[method].pairs.min_gap)
-            error = measure_error(visits, parted)
-            results.append(MethodResult(method, order, error, agreements, slopes, probed))
+            measured.append(_measure(work, method, asked, done))
     facts = {
         "format": FORMAT,
         **describe_visits(visits, plans[methods[0]]),
@@ -140,25 +125,69 @@ def longitudinal(
         "settings": identity["settings"],
         **describe_making(started),
     }
-    result = Longitudinal(out, facts, results)
+    result = Longitudinal(out, facts, [found for found, _, _ in measured])
+    _, coordinate, lines = measured[0]
+    tables = visit_tables(visits, kept, coordinate, lines, groups, is_held_out=folds > 0)
     with atomic_directory(out, marker=MARKER, overwrite=overwrite) as temporary:
-        shutil.copyfile(parts / methods[0] / "all" / FITTED, temporary / FITTED)
-        log = parts / methods[0] / "all" / "log.jsonl"
-        if log.is_file():  # principal components have none
-            shutil.copyfile(log, temporary / log.name)
-        coordinate, lines = coordinates[0]
-        tables = visit_tables(visits, kept, coordinate, lines, groups, is_held_out=folds > 0)
-        for name, frame in tables.items():
-            frame.write_parquet(temporary / f"{name}.parquet")
-        found = traverse(kept.fitted, visits)
-        if found is not None:
-            np.save(temporary / "traversal.npy", found.decoded)
-        write_json(temporary / MARKER, result.to_dict())
-        if has_plots():
-            page = build_longitudinal_html(result, tables, visits, found)
-            (temporary / "longitudinal.html").write_text(page, encoding="utf-8")
+        for name in (FITTED, "log.jsonl"):  # principal components have no log
+            if (parts / methods[0] / WHOLE / name).is_file():
+                shutil.copyfile(parts / methods[0] / WHOLE / name, temporary / name)
+        _write(temporary, result, visits, kept, tables)
     shutil.rmtree(parts)
     return load_longitudinal(out)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be measured of each method."""
+
+    groups: Groups
+    against: tuple[str, ...]
+    probes: tuple[str, ...]
+    fine_tune: bool
+
+
+def _measure(
+    work: _Work, method: str, asked: _Asked, advance: Advance
+) -> tuple[MethodResult, Floats, MixedModel]:
+    """Return the figures of a method, its held-out coordinate [N], and the lines of entities."""
+    visits, plan = work.visits, work.plans[method]
+    folds = work.folds(method, advance)
+    coordinate = held_out_coordinate(folds, len(visits))
+    slopes, lines = fit_slopes(visits, coordinate, asked.groups)
+    agreements = {
+        name: measure_agreement(visits, folds, coordinate, visits.columns[name])
+        for name in asked.against
+    }
+    probes = [
+        found
+        for name in asked.probes
+        for found in measure_probes(
+            visits, folds, name, plan, work.parts / method, fine_tune=asked.fine_tune
+        )
+    ]
+    order = measure_orders(visits, folds, plan.pairs.min_gap)
+    error = measure_error(visits, folds)
+    return MethodResult(method, order, error, agreements, slopes, probes), coordinate, lines
+
+
+def _write(
+    folder: Path,
+    result: Longitudinal,
+    visits: Visits,
+    kept: Fold,
+    tables: Mapping[str, pl.DataFrame],
+) -> None:
+    """Write all of a result but the model and the log of its training."""
+    for name, frame in tables.items():
+        frame.write_parquet(folder / f"{name}.parquet")
+    traversal = traverse(kept.fitted, visits)
+    if traversal is not None:
+        np.save(folder / "traversal.npy", traversal.decoded)
+    write_json(folder / MARKER, result.to_dict())
+    if has_plots():
+        page = build_longitudinal_html(result, tables, visits, traversal)
+        (folder / "longitudinal.html").write_text(page, encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -174,7 +203,7 @@ class _Work:
     def whole(self, method: str) -> Fold:
         """Return a model of all visits."""
         rows = np.arange(len(self.visits))
-        return self._fold(method, "all", rows, rows)
+        return self._fold(method, WHOLE, rows, rows)
 
     def folds(self, method: str, advance: Advance) -> list[Fold]:
         """Return a model for each fold; without folds that of all visits."""

@@ -27,7 +27,13 @@ from ensue.training.loop import TrainingLoop
 from tests.helpers import make_dataset
 from tests.runs.page import Page, assert_self_contained
 
-SETTINGS: dict[str, Any] = {"dim": 2, "hidden": [8], "epochs": 25, "batch_size": 64, "weight": 0.3}
+SETTINGS: dict[str, Any] = {
+    "dim": 2,
+    "hidden": [8],
+    "epochs": 12,
+    "learning_rate": 0.01,
+    "weight": 0.3,
+}
 
 
 def planted_table(num_entities: int = 40, num_visits: int = 4) -> pl.DataFrame:
@@ -74,7 +80,7 @@ def test_the_planted_direction_is_found(found: Longitudinal) -> None:
     age = lssl.agreements["age"]
     assert age.spearman is not None
     assert age.interval is not None
-    assert age.spearman > 0.9
+    assert age.spearman > 0.85
     assert age.interval[0] <= age.spearman <= age.interval[1]
     assert lssl.agreements["site"].r2 < 0.2
     assert pca.error is not None

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from ensue.data.dataset import Dataset
 from ensue.data.longitudinal.measurements import ItemBags
 from ensue.data.longitudinal.visits import Visits
 from ensue.errors import DataError, UsageError
 
+Integers = NDArray[np.int64]
 MICROSECONDS_PER_DAY = 86_400_000_000
 
 
@@ -37,45 +39,29 @@ def history_windows(dataset: Dataset, *, length: int = 20, min_count: int = 5) -
     for name, value in (("length", length), ("min_count", min_count)):
         if value < 1:
             raise UsageError(f"history_windows needs {name} of 1 or more; got {value}.")
-    histories = dataset.histories("all")
-    counts = histories.item_counts(dataset.num_items)
-    users, items = histories.flat()
-    times = dataset.column("time")[histories.rows(np.arange(histories.num_users + 1))[0]]
-    kept = counts[items] >= min_count
-    users, items, times = users[kept], items[kept].astype(np.int64), times[kept]
-    order = np.lexsort((times, users))  # a split at random has its parts one after the other
-    items, times = items[order], times[order]
-    lengths = np.bincount(users, minlength=histories.num_users + 1)
+    users, items, times, counts = _kept_interactions(dataset, min_count)
+    lengths = np.bincount(users, minlength=dataset.num_users + 1)
     num_windows = lengths // length
     if num_windows.max(initial=0) < 2:
         raise DataError(
             f"a direction of time needs users with {2 * length} interactions, two windows of "
             f"{length}; {dataset.path} has none. Take shorter windows."
         )
-    starts = np.cumsum(lengths) - lengths
     owners = np.repeat(np.arange(len(lengths)), num_windows)
     numbers = np.arange(len(owners)) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
-    firsts = starts[owners] + numbers * length
+    firsts = (np.cumsum(lengths) - lengths)[owners] + numbers * length
     rows = (firsts[:, None] + np.arange(length)).ravel()
     present, entities = np.unique(owners, return_inverse=True)
-    has_time = dataset.info.time == "column"
     days = times[firsts + length - 1] / MICROSECONDS_PER_DAY
-    used = np.unique(items[rows])
-    columns = {
-        "popularity": np.log(counts[items[rows]]).reshape(-1, length).mean(axis=1),
-        "user_length": lengths[owners],
-        **({"calendar_time": days} if has_time else {}),
-    }
-    table = dataset.items_table
-    called = table["raw_id"].cast(pl.String)
-    if "title" in table.columns:
-        called = table["title"].fill_null(called)
-    notes = [
-        f"Windows of {length} interactions; what is left of a history behind its last whole window "
-        "is not read."
-    ]
-    if not has_time:
+    has_time = dataset.info.time == "column"
+    popularity = np.log(counts[items[rows]]).reshape(-1, length).mean(axis=1)
+    columns = {"popularity": popularity, "user_length": lengths[owners]}
+    notes = [f"Windows of {length} interactions; what is behind the last whole one is not read."]
+    if has_time:
+        columns["calendar_time"] = days
+    else:
         notes.append("The log has no times: the time of a window is its number.")
+    used = np.unique(items[rows])
     return Visits(
         entities.astype(np.int64),
         pl.Series(dataset.user_ids.to_raw(present)),
@@ -83,8 +69,35 @@ def history_windows(dataset: Dataset, *, length: int = 20, min_count: int = 5) -
         ItemBags(
             np.searchsorted(used, items[rows]) + 1,
             np.arange(0, len(rows) + 1, length),
-            tuple(called.gather(used - 1).to_list()),
+            _names(dataset, used),
         ),
         pl.DataFrame(columns),
         notes,
     )
+
+
+def _kept_interactions(
+    dataset: Dataset, min_count: int
+) -> tuple[Integers, Integers, Integers, Integers]:
+    """Return users, items and times of the interactions with items that are frequent enough, each
+    user's in the order of time; and how often each item occurs [I + 1].
+    """
+    histories = dataset.histories("all")
+    counts = histories.item_counts(dataset.num_items)
+    users, of_users = histories.flat()
+    items = of_users.astype(np.int64)
+    rows, _ = histories.rows(np.arange(histories.num_users + 1))
+    times = dataset.column("time")[rows]
+    kept = counts[items] >= min_count
+    users, items, times = users[kept], items[kept], times[kept]
+    order = np.lexsort((times, users))  # a split at random has its parts one after the other
+    return users, items[order], times[order], counts
+
+
+def _names(dataset: Dataset, items: Integers) -> tuple[str, ...]:
+    """Return the titles of items, or their raw ids where there are none."""
+    table = dataset.items_table
+    called = table["raw_id"].cast(pl.String)
+    if "title" in table.columns:
+        called = table["title"].fill_null(called)
+    return tuple(called.gather(items - 1).to_list())
