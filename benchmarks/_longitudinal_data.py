@@ -72,14 +72,20 @@ def oasis2(folder: Path) -> pl.DataFrame:
     return frame.with_columns((pl.col("MR Delay") / 365.25).alias("years"))
 
 
-def cmapss(folder: Path) -> pl.DataFrame:
-    """Return the cycles of the 100 engines of FD001 that run to failure, and those left to each."""
+def cmapss(folder: Path, span: int) -> pl.DataFrame:
+    """Return the cycles of the 100 engines of FD001 that run to failure, and those left to each.
+
+    Args:
+        span: each cycle has the mean of the sensors over so many, itself the last; an engine's
+            first cycles, which have fewer before them, are left out.
+    """
     names = ["engine", "cycle", "setting 1", "setting 2", "setting 3", *SENSORS]
     text = gzip.decompress((folder / "cmapss" / "train_FD001.txt.gz").read_bytes()).decode()
     values = np.loadtxt(io.StringIO(text))
     frame = pl.DataFrame(values, schema=names)
     left = pl.col("cycle").max().over("engine") - pl.col("cycle")
-    return frame.with_columns(left.alias("cycles left"))
+    means = [pl.col(name).rolling_mean(span).over("engine") for name in SENSORS]
+    return frame.with_columns(left.alias("cycles left"), *means).drop_nulls()
 
 
 def ml1m(folder: Path, out: Path) -> Dataset:

