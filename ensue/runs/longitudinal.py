@@ -100,11 +100,8 @@ def longitudinal(
     _check(visits, [*against, *probes, *([group] if group else [])], folds)
     check_output(out, marker=MARKER, overwrite=overwrite)
     groups = group_labels(visits, group)
-    identity = {
-        "settings": {name: plan.to_dict() for name, plan in plans.items()},
-        "folds": folds,
-        "visits": fingerprint(visits),
-    }
+    stored = {name: plan.to_dict() for name, plan in plans.items()}
+    identity = {"settings": stored, "folds": folds, "visits": fingerprint(visits)}
     parts = out.with_name(f"{out.name}.parts")
     is_resumed = open_output(
         parts, "job.json", identity, work="search", resume=resume, overwrite=overwrite
@@ -122,7 +119,7 @@ def longitudinal(
         **describe_visits(visits, plans[methods[0]]),
         "folds": folds,
         "group": group,
-        "settings": identity["settings"],
+        "settings": stored,
         **describe_making(started),
     }
     result = Longitudinal(out, facts, [found for found, _, _ in measured])
