@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ensue.data.dataset import Dataset
+    from ensue.data.longitudinal.tables import read_visits
     from ensue.data.prepare import prepare
     from ensue.data.ranking.dataset import RankingDataset
     from ensue.data.ranking.prepare import prepare_ranking
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ensue.runs.distill import distill
     from ensue.runs.distill_classifier import distill_arrays, distill_classifier
     from ensue.runs.encode import encode
+    from ensue.runs.longitudinal import longitudinal
     from ensue.runs.plan import plan
     from ensue.runs.profile import Profile, profile
     from ensue.runs.ranker import RankingRun, load_ranker
@@ -59,10 +61,12 @@ __all__ = [
     "generate",
     "load",
     "load_ranker",
+    "longitudinal",
     "plan",
     "prepare",
     "prepare_ranking",
     "profile",
+    "read_visits",
     "serve",
     "stability",
     "tradeoff",
@@ -92,10 +96,12 @@ _HOMES = {
     "generate": "ensue.data.synthetic",
     "load": "ensue.runs.run",
     "load_ranker": "ensue.runs.ranker",
+    "longitudinal": "ensue.runs.longitudinal",
     "plan": "ensue.runs.plan",
     "prepare": "ensue.data.prepare",
     "prepare_ranking": "ensue.data.ranking.prepare",
     "profile": "ensue.runs.profile",
+    "read_visits": "ensue.data.longitudinal.tables",
     "serve": "ensue.serving.server",
     "stability": "ensue.runs.stability",
     "tradeoff": "ensue.runs.tradeoff",

@@ -43,6 +43,25 @@ def atomic_directory(path: str | Path, *, marker: str, overwrite: bool = False) 
         UsageError: `path` exists and may not be replaced.
     """
     path = Path(path)
+    check_output(path, marker=marker, overwrite=overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_output(path: Path, *, marker: str, overwrite: bool = False) -> None:
+    """Check that `atomic_directory` may put a folder at `path`: before long work, not behind it.
+
+    Raises:
+        UsageError: `path` exists and may not be replaced.
+    """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         if not (path / marker).is_file():
             raise UsageError(
@@ -54,16 +73,6 @@ def atomic_directory(path: str | Path, *, marker: str, overwrite: bool = False) 
                 f"the output must be a new folder; {path} exists. "
                 "Choose another output, or pass --overwrite (overwrite=True) to replace it."
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -29,6 +29,7 @@ from ensue.cli.evaluate import evaluate
 from ensue.cli.export import export
 from ensue.cli.fetch import fetch
 from ensue.cli.index import index
+from ensue.cli.longitudinal import longitudinal
 from ensue.cli.output import print_text
 from ensue.cli.plan import plan
 from ensue.cli.predict import predict
@@ -107,6 +108,7 @@ app.command()(distill)
 app.command()(tradeoff)
 app.command()(ablate)
 app.command()(stability)
+app.command()(longitudinal)
 app.command()(plan)
 app.command()(evaluate)
 app.command()(compare)

@@ -1,0 +1,1 @@
+"""Repeated measurements of the same entities: tables, images and volumes, windows of histories."""

@@ -1,0 +1,1 @@
+"""Models that turn measurements into vectors without labels."""
