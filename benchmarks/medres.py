@@ -217,7 +217,8 @@ def table_of(data: str, runs: dict[str, list[Run]]) -> list[dict[str, Any]]:
     rows = []
     for method, own in runs.items():
         seeds = np.array([run.evaluations()["test"].metrics[METRIC] for run in own])
-        row = {"data": data, "method": method + (" *" if method == best else "")}
+        name = method + (" *" if method == best else "")
+        row: dict[str, Any] = {"data": data, "method": name}
         row |= {metric: _mean(own, metric) for metric in METRICS}
         row["deviation"] = float(seeds.std())
         row |= {"papk / it": "", "p": "", "wins": ""}
