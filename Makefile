@@ -49,7 +49,7 @@ check: $(INSTALLED)
 	@$(BIN)/ruff check $(CODE)
 	@$(BIN)/ruff format --check $(CODE)
 	@$(BIN)/mypy
-	@$(BIN)/codespell --ignore-words-list hask $(SPELLED)
+	@$(BIN)/codespell --ignore-words-list hask,lins $(SPELLED)
 
 clean:
 	@rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
