@@ -68,8 +68,8 @@ class GraphSoftmaxObjective(UserObjective):
             of_items = of_items[candidates]
             log_q = self.log_q.to(candidates.device)[candidates]
         return batch_softmax_loss(
-            model.scaled(of_users[users - 1]),
-            model.scaled(of_items),
+            model.scaled_users(of_users[users - 1]),
+            model.scaled_items(of_items),
             torch.stack([row_numbers(offsets, len(items)), columns]),
             temperature=model.config.temperature,
             log_q=log_q,

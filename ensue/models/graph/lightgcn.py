@@ -5,7 +5,9 @@ with the graph of who has what, normalized by the roots of both degrees; the mea
 what scores, with nothing else to learn.
 Departures: scores are cosines over a temperature and the loss is a softmax over items (as in Wu et
 al., "On the Effectiveness of Sampled Softmax Loss for Item Recommendation", TOIS 2023,
-arXiv:2201.02327), unless the settings say "dot" and "bpr". History first: the last step to a user
+arXiv:2201.02327), unless the settings say "dot" and "bpr". A cosine is multiplied with a power of
+the length of the item's vector: by direction alone the popular are recommended too little, by the
+whole product too much. History first: the last step to a user
 is made from the history that is given, so that anyone is answered, with E of the user where there
 is one; with the history of the training it is the vector of the training. Who has neither gets the
 mean of all users.
@@ -29,12 +31,15 @@ from ensue.nn.bags import bag_sum
 from ensue.nn.jagged import last_occurrences, row_numbers
 from ensue.nn.propagation import Adjacency
 
+LEAST_LENGTH = 1e-12
+
 
 class LightGCNConfig(Config):
     """Settings of LightGCN.
 
     num_layers: L, steps in the graph.
-    similarity: "cosine" scores by direction alone.
+    similarity: "dot" is the product of the vectors, as in the paper; "cosine" that of their
+        directions, and of the length of the item's vector to the power `length_power`.
     temperature: that logits are divided by in training.
     loss: "softmax" of each item of a user against those that the user does not have; "bpr" against
         one drawn item, as in the paper.
@@ -46,6 +51,7 @@ class LightGCNConfig(Config):
     dim: int = Field(default=64, ge=1)
     num_layers: int = Field(default=3, ge=1)
     similarity: Literal["cosine", "dot"] = "cosine"
+    length_power: float = Field(default=0.3, ge=0, le=1)
     temperature: float = Field(default=0.1, gt=0)
     loss: Literal["softmax", "bpr"] = "softmax"
     num_negatives: int | None = Field(default=None, ge=1)
@@ -98,15 +104,22 @@ class LightGCN(Model):
         graph = self._graph()
         return graph.layer_mean(self.user_embedding, self.item_embedding, self.config.num_layers)
 
-    def scaled(self, vectors: Tensor) -> Tensor:
-        """Return vectors of users or items as scores multiply them."""
+    def scaled_users(self, vectors: Tensor) -> Tensor:
+        """Return vectors of users as scores multiply them."""
         return F.normalize(vectors, dim=-1) if self.config.similarity == "cosine" else vectors
+
+    def scaled_items(self, vectors: Tensor) -> Tensor:
+        """Return vectors of items as scores multiply them."""
+        if self.config.similarity == "dot":
+            return vectors
+        lengths = vectors.norm(dim=-1, keepdim=True).clamp(min=LEAST_LENGTH)
+        return vectors * lengths.pow(self.config.length_power - 1)
 
     def logits(self, users: Tensor, candidates: Tensor) -> Tensor:
         """Return logits [B, C] of candidate ids [B, C] for known users [B]."""
         of_users, of_items = self.layers()
-        queries = self.scaled(of_users[users - 1])
-        chosen = self.scaled(of_items[(candidates - 1).clamp(min=0)])
+        queries = self.scaled_users(of_users[users - 1])
+        chosen = self.scaled_items(of_items[(candidates - 1).clamp(min=0)])
         return torch.einsum("bd,bcd->bc", queries, chosen) / self.config.temperature
 
     def score(self, batch: HistoryBatch) -> Tensor:
@@ -130,7 +143,7 @@ class LightGCN(Model):
     def as_queries(self, users: Tensor) -> Tensor:
         """Return what items are multiplied with, given vectors [B, D]; zeros say nothing."""
         says_nothing = (users == 0).all(dim=1, keepdim=True)
-        return self.scaled(torch.where(says_nothing, self.mean_user, users))
+        return self.scaled_users(torch.where(says_nothing, self.mean_user, users))
 
     def train(self, mode: bool = True) -> LightGCN:
         """Set the mode; for answers, take what they need off the graph."""
@@ -158,7 +171,7 @@ class LightGCN(Model):
         users, items = graph.layer_mean(self.user_embedding, self.item_embedding, num_layers - 1)
         share = 1 / (num_layers + 1)
         users, items = users * (num_layers * share), items * (num_layers * share)
-        vectors = self.scaled(graph.propagate_back(users, self.item_embedding * share))
+        vectors = self.scaled_items(graph.propagate_back(users, self.item_embedding * share))
         shares = items * self.item_roots[:, None]
         return F.pad(vectors, (0, 0, 1, 0)), F.pad(shares, (0, 0, 1, 0))
 

@@ -43,13 +43,16 @@ def by_definition(model: LightGCN) -> tuple[Tensor, Tensor]:
     return mean[:NUM_USERS], mean[NUM_USERS:]
 
 
-@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+@pytest.mark.parametrize(("similarity", "power"), [("cosine", 0), ("cosine", 0.3), ("dot", 0.3)])
 @pytest.mark.parametrize("num_layers", [1, 3])
-def test_answers_are_those_of_the_whole_matrix(similarity: str, num_layers: int) -> None:
-    model = make(similarity=similarity, num_layers=num_layers)
+def test_answers_are_those_of_the_whole_matrix(
+    similarity: str, power: float, num_layers: int
+) -> None:
+    model = make(similarity=similarity, length_power=power, num_layers=num_layers)
     users, items = by_definition(model)
     if similarity == "cosine":
-        users, items = F.normalize(users, dim=1), F.normalize(items, dim=1)
+        lengths = items.square().sum(dim=1, keepdim=True).sqrt()
+        users, items = F.normalize(users, dim=1), F.normalize(items, dim=1) * lengths**power
     batch = HistoryBatch.from_lists(LISTS, range(1, NUM_USERS + 1))
     has_items = torch.tensor([len(own) > 0 for own in LISTS])
     expected = (users @ items.T).float()[has_items]
@@ -87,7 +90,8 @@ def test_the_softmax_is_over_what_a_user_does_not_have() -> None:
     assert isinstance(objective, GraphSoftmaxObjective)
     (batch,) = objective.batches(1)
     users, items = by_definition(model)
-    logits = F.normalize(users, dim=1) @ F.normalize(items, dim=1).T / 0.5
+    items = items * (items**2).sum(dim=1, keepdim=True) ** (0.3 / 2 - 1 / 2)
+    logits = F.normalize(users, dim=1) @ items.T / 0.5
     losses = []
     for user, own in enumerate(LISTS):
         others = [item - 1 for item in range(1, NUM_ITEMS + 1) if item not in own]
