@@ -29,7 +29,7 @@ from ensue.models.sequential.caser import Caser
 from ensue.models.sequential.gru4rec import GRU4Rec
 from ensue.models.sequential.m3 import M3
 from ensue.models.sequential.sasrec import SASRec
-from ensue.models.space import Changes, Range, Space
+from ensue.models.space import Changes, Choice, Range, Space
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,7 @@ METHODS: dict[str, Method] = {
         space={
             **_TRAINING_SPACE,
             "dim": Range(32, 128, log=True),
-            "degree": Range(0, 2),
+            "degree": Choice((0, 1, 2)),
             "layers": Range(1, 2),
             "dropout": Range(0.0, 0.6),
             "edge_dropout": Range(0.0, 0.6),
