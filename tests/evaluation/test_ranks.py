@@ -78,7 +78,7 @@ def blocks(
     return np.array(scores, dtype=np.float32), targets, seen, draw(st.integers(1, 15))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(block=blocks())
 def test_counting_equals_sorting_with_ties(
     block: tuple[NDArray[np.float32], list[list[int]], list[list[int]], int],

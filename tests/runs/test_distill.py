@@ -166,6 +166,7 @@ def test_the_teacher_is_asked_for_what_the_method_needs(
     assert {name: stored[name] for name in content} == content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["rd", "kd-perm"])
 def test_batches_made_ahead_and_precision(caser: Run, tmp_path: Path, method: str) -> None:
     options: dict[str, Any] = {"method": method, "cache": tmp_path / "answers"}
@@ -178,6 +179,7 @@ def test_batches_made_ahead_and_precision(caser: Run, tmp_path: Path, method: st
     assert losses[0] == pytest.approx(losses[1], rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["kd", "kd-sim", "kd-rel"])
 def test_targets_that_are_filled_in_at_half_precision(
     sasrec: Run, tmp_path: Path, method: str

@@ -269,6 +269,7 @@ def test_the_report_shows_tasks_and_clipping(run: RankingRun) -> None:
         assert text in texts
 
 
+@pytest.mark.slow
 def test_the_command_line(run: RankingRun, folder: Path, tmp_path: Path) -> None:
     def call(*arguments: object) -> Any:
         done = CliRunner().invoke(app, [str(one) for one in (*arguments, "--json")])

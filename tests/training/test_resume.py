@@ -77,7 +77,7 @@ def assert_same_run(run: Run, other: Run) -> None:
     assert run.info["best_epoch"] == other.info["best_epoch"]
 
 
-@pytest.mark.parametrize("batches", [1, 20, 34])
+@pytest.mark.parametrize("batches", [1, pytest.param(20, marks=pytest.mark.slow), 34])
 def test_resume_inside_an_epoch(
     undisturbed: Run,
     dataset: Dataset,
