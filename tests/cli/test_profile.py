@@ -40,6 +40,7 @@ def test_tables_for_people(data: Path) -> None:
     assert (data / "profile.html").is_file()
 
 
+@pytest.mark.slow
 def test_json(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     options = ["-o", str(out), "--seed", "3", "--json"]

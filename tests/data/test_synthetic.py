@@ -234,6 +234,7 @@ def test_a_markov_chain_beats_popularity_and_the_oracle_beats_both() -> None:
     assert oracle > hits["markov"]
 
 
+@pytest.mark.slow
 def test_in_noise_nothing_beats_popularity() -> None:
     config = small(
         num_users=2_000, num_interactions=60_000, transition_strength=0.0, taste_strength=0.0
@@ -269,6 +270,7 @@ def labels_of(log: SyntheticLog) -> tuple[NDArray[np.int64], pl.DataFrame]:
     return log.truth.is_interested(users, items).astype(np.int64), labels
 
 
+@pytest.mark.slow
 def test_labels_without_strength_are_noise() -> None:
     interest, labels = labels_of(generate(small(label_strength=0.0)))
     click, like = labels["click"].to_numpy(), labels["like"].to_numpy()
@@ -277,6 +279,7 @@ def test_labels_without_strength_are_noise() -> None:
     assert np.corrcoef(np.log(labels["watch_seconds"]), like)[0, 1] == pytest.approx(0, abs=0.03)
 
 
+@pytest.mark.slow
 def test_labels_at_full_strength_follow_taste() -> None:
     interest, labels = labels_of(generate(small(label_strength=1.0)))
     click, like = labels["click"].to_numpy(), labels["like"].to_numpy()
@@ -290,6 +293,7 @@ def test_labels_at_full_strength_follow_taste() -> None:
     assert np.corrcoef(np.log(watch), like)[0, 1] > 0.5
 
 
+@pytest.mark.slow
 def test_context_follows_the_user_with_its_strength() -> None:
     joined = generate(small(context_strength=1.0))
     table = joined.interactions.join(joined.users, on="user")

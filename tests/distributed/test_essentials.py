@@ -33,7 +33,8 @@ def sent(workers: Workers) -> dict[str, int]:
     return dict(workers.traffic.sent)
 
 
-@pytest.mark.parametrize("num_workers", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [2, 4])
 def test_bytes_are_those_of_a_ring(num_workers: int) -> None:
     others = num_workers - 1
     for own in run_workers(sent, num_workers):

@@ -375,6 +375,7 @@ def test_one_process_makes_an_output(
     assert recommend_table(popularity, None, tmp_path / "out.parquet") == 60
 
 
+@pytest.mark.slow
 def test_the_command_line(runs: dict[str, Run], tmp_path: Path) -> None:
     def call(*arguments: object) -> str:
         command = ["recommend", runs["bpr"].path, *arguments]

@@ -69,6 +69,7 @@ def test_what_is_written_can_be_loaded_and_assigns_alike(tmp_path):
         load_clustering(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_page(tmp_path):
     rows, classes = planted()
     ensue.cluster(rows, labels=classes, over=[2], dims=[2], out=tmp_path / "a")

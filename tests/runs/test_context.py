@@ -27,6 +27,8 @@ from tests.helpers import make_dataset
 from tests.runs.page import Page
 from tests.training.test_resume import assert_same_run, stop_after
 
+pytestmark = pytest.mark.slow
+
 SETTINGS: dict[str, Any] = {
     "dim": 16,
     "epochs": 12,

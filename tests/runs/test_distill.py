@@ -68,6 +68,7 @@ def assert_same_weights(run: Run, other: Run) -> None:
         assert torch.equal(weights[name], expected[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["caser", "gru4rec"])
 @pytest.mark.parametrize("nothing", [{"alpha": 0.0}, {"beta": 0.0}, {"num_teacher_items": 0}])
 def test_no_distillation_is_plain_training_bit_for_bit(

@@ -205,6 +205,7 @@ def test_arguments_without_a_meaning(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path) -> None:
     planted_table().write_csv(tmp_path / "t.csv")
     common = ["longitudinal", str(tmp_path / "t.csv"), "--entity", "who", "--time", "t"]

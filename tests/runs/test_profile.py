@@ -282,6 +282,7 @@ def test_the_page_asks_nothing_of_a_network_and_its_references_resolve(html: str
     assert "#0102" not in drawings
 
 
+@pytest.mark.slow
 def test_the_same_profile_is_the_same_bytes(found: Profile, html: str) -> None:
     assert build_profile_page(found) == html
 

@@ -25,6 +25,8 @@ from ensue.training.loop import TrainingLoop
 from tests.helpers import make_dataset
 from tests.runs.page import Page, assert_self_contained
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def no_page(monkeypatch: pytest.MonkeyPatch) -> None:

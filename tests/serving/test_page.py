@@ -33,6 +33,8 @@ from ensue.serving.stores.open import open_store
 from tests.helpers import make_dataset
 from tests.runs.page import Page
 
+pytestmark = pytest.mark.slow
+
 EVIL = "<script>alert('x')</script>\"&{{7*7}}"
 NUM_ITEMS = 12
 VIEWS = (

@@ -11,6 +11,8 @@ from ensue.evaluation.profile.shuffle import shuffle_histories
 from tests.contracts.planted import histories_of
 from tests.evaluation.profile.logs import Floats, fractional, stationary, vectors_as_items
 
+pytestmark = pytest.mark.slow
+
 
 def decay_of(
     values: Floats, *, max_lag: int = 50, seed: int = 0, is_permuted: bool = False
