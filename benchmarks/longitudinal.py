@@ -79,8 +79,8 @@ def main() -> int:
     for name in arguments.parts or parts:
         rows = parts[name](arguments)
         print(to_table(rows), flush=True)
-        config = {**vars(arguments), "threads": torch.get_num_threads()}
-        config |= {"data": str(arguments.data), "output": str(arguments.output)}
+        chosen = {name: v for name, v in vars(arguments).items() if name not in ("data", "output")}
+        config = {**chosen, "threads": torch.get_num_threads()}
         print(write_report(f"longitudinal_{name}", config, rows), flush=True)
     return 0
 
