@@ -35,7 +35,7 @@ class KMeansConfig(Config):
     tolerance: stop when a pass lowers the sum of squared distances by less than this share.
     tries: of k-means++, of which the best on its sample is taken.
     restarts: runs of it all, of which the one with the least sum is kept; None is 10 for up to 100
-        clusters, where a run often ends in a poor partition, and 1 for more.
+        clusters, where a run often ends in a poor partition, and 1 for more, or from given centers.
     spherical: centers of length 1, for rows of length 1.
     """
 
@@ -100,8 +100,8 @@ def kmeans(
     if not np.isfinite(rows).all():
         raise DataError("vectors to be clustered must be finite; some hold NaN or infinity.")
     best: KMeans | None = None
-    few = num_clusters <= FEW_CLUSTERS
-    for _ in range(config.restarts or (RESTARTS_OF_FEW if few else 1)):
+    is_redrawn = centers is None and num_clusters <= FEW_CLUSTERS
+    for _ in range(config.restarts or (RESTARTS_OF_FEW if is_redrawn else 1)):
         found = _run(rows, num_clusters, config, rng, centers)
         if best is None or found.inertia < best.inertia:
             best = found

@@ -138,9 +138,10 @@ def encode(
     )
     if is_resumed and (out / MARKER).is_file():
         raise UsageError(f"a training is resumed when it is unfinished; {out} is finished.")
-    torch.manual_seed(config.training.seed)
-    module = ImageEncoder(config.encoder, image_shape=tuple(images["train"].shape[1:]))
-    _train(module, images["train"], config, out, resume=is_resumed)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.training.seed)
+        module = ImageEncoder(config.encoder, image_shape=tuple(images["train"].shape[1:]))
+        _train(module, images["train"], config, out, resume=is_resumed)
     save_tensors(out / WEIGHTS, module.state_dict(), {})
     return _write(out, module, images, labels, {"settings": config.to_dict()}, started)
 
@@ -155,8 +156,9 @@ def train_encoder(encoder: nn.Module, images: Any, *, out: str | Path, **setting
     """
     config = _settings(settings)
     parts, _ = _read(images)
-    torch.manual_seed(config.training.seed)
-    _train(encoder, parts["train"], config, Path(out), resume=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(config.training.seed)
+        _train(encoder, parts["train"], config, Path(out), resume=False)
 
 
 def load_encoder(path: str | Path) -> ImageEncoder:

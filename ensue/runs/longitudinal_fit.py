@@ -133,10 +133,19 @@ def fit(
     done = directory / FITTED
     if resume and done.is_file():
         return load_fitted(done)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.training.seed)
+        found = _fit(visits, rows, settings, directory, resume=resume)
+    found.save(done)
+    return found
+
+
+def _fit(
+    visits: Visits, rows: Integers, settings: FitSettings, directory: Path, *, resume: bool
+) -> Fitted:
     measured, min_gap = visits.measured, settings.pairs.min_gap
     device = pick_device(settings.training.device)
     scale = Scale.of(measured, rows) if isinstance(measured, Numbers) else None
-    torch.manual_seed(settings.training.seed)  # the first weights
     model = build_model(settings.lssl, describe_measured(measured)).to(device)
     ready = ready_rows(measured, scale, device)
     kept, aside = _set_aside(visits, rows, settings)
@@ -157,9 +166,7 @@ def fit(
             model, objective, settings.training, directory=directory, validate=validate
         ).run(resume=resume)
     model.eval()
-    found = set_directions(model, ready, Pairs(visits, min_gap=min_gap, rows=rows), rows, scale)
-    found.save(done)
-    return found
+    return set_directions(model, ready, Pairs(visits, min_gap=min_gap, rows=rows), rows, scale)
 
 
 def build_model(config: LSSLConfig, measured: dict[str, Any]) -> LSSL:

@@ -73,7 +73,10 @@ def measure_probes(
         def predict(fold: Fold, train: Integers, held: Integers) -> Floats:
             name = f"fold-{folds.index(fold) + 1}"
             folder = directory / name / "probes" / column / ("new" if is_new else "tuned")
-            return _tune(visits, target, fold.fitted, plan, (train, held), folder, is_new=is_new)
+            with torch.random.fork_rng():
+                torch.manual_seed(plan.training.seed)
+                parts = (train, held)
+                return _tune(visits, target, fold.fitted, plan, parts, folder, is_new=is_new)
 
         return predict
 
@@ -141,7 +144,6 @@ def _tune(
     if done.is_file():
         tensors, _ = load_tensors(done)
         return tensors["predicted"].numpy()
-    torch.manual_seed(plan.training.seed)
     model: LSSL = copy.deepcopy(fitted.model)
     if is_new:
         model = build_model(model.config, model.measured).to(model.directions.device)

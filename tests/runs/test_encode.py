@@ -42,7 +42,9 @@ def test_features_are_those_of_the_stored_encoder(images, tmp_path):
 def test_any_module_encodes_and_can_be_trained(images, tmp_path):
     module = nn.Sequential(nn.Flatten(), nn.Linear(144, 5))
     before = encode(images, out=tmp_path / "before", encoder=module).features["train"]
+    state = torch.get_rng_state()
     train_encoder(module, images, out=tmp_path / "training", dim=5, epochs=1, batch_size=16)
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's numbers go on as they would
     after = encode(images, out=tmp_path / "after", encoder=module).features["train"]
     assert before.shape == after.shape == (40, 5)
     assert not np.allclose(before, after)

@@ -78,7 +78,9 @@ def test_an_interrupted_training_goes_on_to_the_same_numbers(
     visits = planted()
     rows = np.arange(len(visits))
     settings = plan(visits, method, checkpoint_seconds=0.0)
+    state = torch.get_rng_state()
     whole = fit(visits, rows, settings, directory=tmp_path / "whole")
+    assert torch.equal(torch.get_rng_state(), state)  # the caller's numbers go on as they would
     step, done = TrainingLoop._step, 0
 
     def limited(loop: TrainingLoop, *batch: Any) -> Any:
