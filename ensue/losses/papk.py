@@ -74,11 +74,13 @@ def papk_loss(
     """
     high, is_high = _choose(positives, is_positive, None if form == "avg" else k, form == "max")
     top, is_top = _choose(negatives, is_negative, k, False)
-    gaps = top[:, None, :] - high[:, :, None]  # [B, P', K]
+    rows, columns = is_high.nonzero(as_tuple=True)  # few users have as many positives as the most
+    gaps = top[rows] - high[rows, columns][:, None]  # [positives of all users, K]
     costs = F.softplus(gaps) if form == "logistic" else (1 + gaps).clamp(min=0)
-    is_pair = is_high[:, :, None] & is_top[:, None, :]
-    num_pairs = is_high.sum(1) * is_top.sum(1)
-    return torch.where(is_pair, costs, 0.0).sum((1, 2)) / num_pairs.clamp(min=1)
+    if not is_top.all():
+        costs = costs.masked_fill(~is_top[rows], 0.0)
+    sums = costs.new_zeros(len(high)).index_add(0, rows, costs.sum(dim=1))
+    return sums / (is_high.sum(1) * is_top.sum(1)).clamp(min=1)
 
 
 def _choose(

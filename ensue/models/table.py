@@ -216,11 +216,12 @@ METHODS: dict[str, Method] = {
         presets={
             # A third of the arithmetic of the whole catalogue for each step.
             "gowalla": {
+                "num_layers": 2,
                 "batch_size": 1024,
                 "num_negatives": 4096,
                 "learning_rate": 0.03,
                 "decay": "cosine",
-                "epochs": 30,
+                "epochs": 60,
                 "patience": None,
                 "metric": "ndcg@20",
             },

@@ -29,6 +29,7 @@ from ensue.training.cuts import NONE, Cut, CutObjective, Reading
 from ensue.training.objective import Batch
 
 ANY_ITEMS = 200  # negatives of a step of binary cross-entropy, where a model scores chosen items
+WHOLE = 32  # a product with this many times the vectors is as fast as one with chosen ones
 ALL_ITEMS = 50_000  # a catalogue up to which all items that a user does not take are negatives
 
 
@@ -98,13 +99,17 @@ def _read_pairs(
     items = cut.drawn if len(cut.drawn) else torch.arange(1, num_items + 1, device=device)
     if best is None:
         items = items[torch.randperm(len(items), device=device)[:ANY_ITEMS]]
-        places = torch.arange(len(items), device=device).expand(len(cut.positives), -1)
-    is_negative = cut.is_negative(num_items)[:, items]
-    if best is not None:
-        with torch.no_grad():
-            scores = model.match(encoded, items).masked_fill_(~is_negative, -torch.inf)
-            places = scores.topk(min(best, len(items)), dim=1).indices
-    candidates = torch.cat([cut.positives, items[places]], dim=1)
-    logits = model.match_pairs(encoded, candidates)
-    num_positives = cut.positives.shape[1]
-    return logits[:, :num_positives], logits[:, num_positives:], is_negative.gather(1, places)
+        high, low = model.match_pairs(encoded, cut.positives), model.match(encoded, items)
+        return high, low, cut.is_negative(num_items)[:, items]
+    is_negative = cut.is_negative(num_items)
+    is_negative = is_negative[:, items] if len(cut.drawn) else is_negative[:, 1:]
+    best, num_positives = min(best, len(items)), cut.positives.shape[1]
+    is_small = num_items <= WHOLE * (num_positives + best) and not len(cut.drawn)
+    with torch.set_grad_enabled(is_small and getattr(model, "scores_by_product", False)):
+        scores = model.match(encoded, items)
+    places = scores.detach().masked_fill(~is_negative, -torch.inf).topk(best, dim=1).indices
+    is_low = is_negative.gather(1, places)
+    if scores.requires_grad:
+        return scores.gather(1, (cut.positives - 1).clamp(min=0)), scores.gather(1, places), is_low
+    logits = model.match_pairs(encoded, torch.cat([cut.positives, items[places]], dim=1))
+    return logits[:, :num_positives], logits[:, num_positives:], is_low

@@ -5,12 +5,12 @@ with the graph of who has what, normalized by the roots of both degrees; the mea
 what scores, with nothing else to learn.
 Departures: scores are cosines over a temperature and the loss is a softmax over items (as in Wu et
 al., "On the Effectiveness of Sampled Softmax Loss for Item Recommendation", TOIS 2023,
-arXiv:2201.02327), unless the settings say "dot" and "bpr". A cosine is multiplied with a power of
-the length of the item's vector: by direction alone the popular are recommended too little, by the
-whole product too much. History first: the last step to a user
-is made from the history that is given, so that anyone is answered, with E of the user where there
-is one; with the history of the training it is the vector of the training. Who has neither gets the
-mean of all users.
+arXiv:2201.02327), unless the settings say "dot" and "bpr". In answers a cosine is multiplied with a
+power of the length of the item's vector, which training leaves free and which grows with the number
+of its users: by direction alone the popular are recommended too little, by the whole product too
+much. History first: the last step to a user is made from the history that is given, so that anyone
+is answered, with E of the user where there is one; with the history of the training it is the
+vector of the training. Who has neither gets the mean of all users.
 Shapes: B batch, D width, C candidates, S items in a batch of histories, I items, U users, L layers.
 """
 
@@ -39,7 +39,8 @@ class LightGCNConfig(Config):
 
     num_layers: L, steps in the graph.
     similarity: "dot" is the product of the vectors, as in the paper; "cosine" that of their
-        directions, and of the length of the item's vector to the power `length_power`.
+        directions.
+    length_power: of the length of an item's vector, that answers multiply a cosine with.
     temperature: that logits are divided by in training.
     loss: "softmax" of each item of a user against those that the user does not have; "bpr" against
         one drawn item, as in the paper.
@@ -109,11 +110,12 @@ class LightGCN(Model):
         return F.normalize(vectors, dim=-1) if self.config.similarity == "cosine" else vectors
 
     def scaled_items(self, vectors: Tensor) -> Tensor:
-        """Return vectors of items as scores multiply them."""
+        """Return vectors of items as scores multiply them; lengths count in answers alone."""
         if self.config.similarity == "dot":
             return vectors
+        power = 0.0 if self.training else self.config.length_power
         lengths = vectors.norm(dim=-1, keepdim=True).clamp(min=LEAST_LENGTH)
-        return vectors * lengths.pow(self.config.length_power - 1)
+        return vectors * lengths.pow(power - 1)
 
     def logits(self, users: Tensor, candidates: Tensor) -> Tensor:
         """Return logits [B, C] of candidate ids [B, C] for known users [B]."""

@@ -36,7 +36,7 @@ class GraphsConfig(Config):
     degree: Literal[0, 1, 2] = 2
     norm: Norm = "sym"
     activation: Activation = "identity"
-    layers: int = Field(default=1, ge=1)
+    layers: int = Field(default=2, ge=1)
     edge_dropout: float = Field(default=0.2, ge=0, lt=1)
     max_neighbors: int | None = Field(default=None, ge=1)
 

@@ -50,14 +50,16 @@ def test_answers_are_those_of_the_whole_matrix(
 ) -> None:
     model = make(similarity=similarity, length_power=power, num_layers=num_layers)
     users, items = by_definition(model)
+    lengths = torch.ones(NUM_ITEMS, 1)
     if similarity == "cosine":
-        lengths = items.square().sum(dim=1, keepdim=True).sqrt()
-        users, items = F.normalize(users, dim=1), F.normalize(items, dim=1) * lengths**power
+        lengths = items.square().sum(dim=1, keepdim=True).sqrt() ** power
+        users, items = F.normalize(users, dim=1), F.normalize(items, dim=1)
     batch = HistoryBatch.from_lists(LISTS, range(1, NUM_USERS + 1))
     has_items = torch.tensor([len(own) > 0 for own in LISTS])
-    expected = (users @ items.T).float()[has_items]
-    for mode in (True, False):  # from the graph, and from what was stored
+    # From the graph, where lengths do not count, and from what was stored.
+    for mode, scale in ((True, torch.ones(NUM_ITEMS, 1)), (False, lengths)):
         scores = model.train(mode).score(batch)[has_items, 1:]
+        expected = (users @ (items * scale).T).float()[has_items]
         torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
     pairs = model.train().logits(torch.tensor([1, 5]), torch.tensor([[2, 6], [3, 0]]))
     expected = torch.stack([users[0] @ items[1], users[0] @ items[5], users[4] @ items[2]])
@@ -90,8 +92,7 @@ def test_the_softmax_is_over_what_a_user_does_not_have() -> None:
     assert isinstance(objective, GraphSoftmaxObjective)
     (batch,) = objective.batches(1)
     users, items = by_definition(model)
-    items = items * (items**2).sum(dim=1, keepdim=True) ** (0.3 / 2 - 1 / 2)
-    logits = F.normalize(users, dim=1) @ items.T / 0.5
+    logits = F.normalize(users, dim=1) @ F.normalize(items, dim=1).T / 0.5
     losses = []
     for user, own in enumerate(LISTS):
         others = [item - 1 for item in range(1, NUM_ITEMS + 1) if item not in own]

@@ -42,7 +42,8 @@ GENRE_TABLE = FeatureTable((GENRES,), (GENRE_BAGS,))
 def make(*, with_genres: bool = False, with_friends: bool = True, **settings: Any) -> Any:
     """Return a model in float64 that knows the log and the graphs, with random weights."""
     torch.manual_seed(0)
-    own = {"dim": DIM, "dropout": 0.0, "edge_dropout": 0.0, "activation": "relu", "head": "dot"}
+    own = {"dim": DIM, "layers": 1, "dropout": 0.0, "edge_dropout": 0.0}
+    own |= {"activation": "relu", "head": "dot"}
     graphs = [TAGS, *([FRIENDS] if with_friends else []), *([OF_GENRES] if with_genres else [])]
     model = Medres(
         MedresConfig(**{**own, **settings}),
@@ -239,21 +240,28 @@ def test_gradient_of_the_loss(loss: str, settings: dict[str, Any]) -> None:
     assert (values[0] - values[1]) / 2e-6 == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
-@torch.no_grad()
-def test_the_loss_on_papk_is_that_of_all_scores() -> None:
-    model = make()
+@pytest.mark.parametrize(("head", "whole"), [("cosine", 32), ("cosine", 0), ("dot", 0)])
+def test_the_loss_on_papk_is_that_of_all_scores(
+    head: str, whole: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensue.training.papk.WHOLE", whole)
+    model = make(head=head)
     objective = PapkObjective(
         model, histories_of(LOG), PapkConfig(k=2, warmup_epochs=1), batch_size=9, seed=0
     )
     objective.start_epoch(model, 2, is_resumed=False)
     (batch,) = objective.batches(2)
     model.train()
-    found = objective.loss(model, batch)
 
     class Plain(torch.nn.Module):
         score = staticmethod(model.score)
 
-    torch.testing.assert_close(objective.loss(Plain(), batch), found)
+    found, expected = objective.loss(model, batch), objective.loss(Plain(), batch)
+    torch.testing.assert_close(found, expected)
+    of_items = model.entities.embeddings["1"]
+    (slope,), (wanted,) = (torch.autograd.grad(loss, of_items) for loss in (found, expected))
+    assert wanted.abs().max() > 0
+    torch.testing.assert_close(slope, wanted)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -278,7 +286,7 @@ def test_a_graph_must_lead_to_users_or_items() -> None:
     graphs = [GraphSchema("related", ("tag", "tag"), (NUM_TAGS, NUM_TAGS)), TAGS]
     sizes = {"num_users": NUM_USERS, "num_items": NUM_ITEMS}
     with pytest.raises(ConfigError, match="'related' joins 'tag' and 'tag'"):
-        EntityGraphs(MedresConfig(), graphs, **sizes)
+        EntityGraphs(MedresConfig(layers=1), graphs, **sizes)
     EntityGraphs(MedresConfig(layers=2), graphs, **sizes)
 
 
