@@ -71,7 +71,8 @@ def prepare(folder: Path) -> ensue.Dataset:
     """Return the dataset that is in the folder, or make it there."""
     if (folder / "dataset.json").is_file():
         return ensue.Dataset(folder)
-    rng, owned = np.random.default_rng(0), {}
+    rng = np.random.default_rng(0)
+    owned: dict[str, list[str]] = {}
     for name in ("train", "valid"):
         with gzip.open(SOURCE / f"{name}.txt.gz", "rt") as file:
             for line in file:
