@@ -84,7 +84,8 @@ def cmapss(folder: Path, span: int) -> pl.DataFrame:
     values = np.loadtxt(io.StringIO(text))
     frame = pl.DataFrame(values, schema=names)
     left = pl.col("cycle").max().over("engine") - pl.col("cycle")
-    means = [pl.col(name).rolling_mean(span).over("engine") for name in SENSORS]
+    # Rounded: a sensor that never changes must not do so by the error of a running sum.
+    means = [pl.col(name).rolling_mean(span).over("engine").round(9) for name in SENSORS]
     return frame.with_columns(left.alias("cycles left"), *means).drop_nulls()
 
 
@@ -93,6 +94,22 @@ def ml1m(folder: Path, out: Path) -> Dataset:
     if not (out / "dataset.json").is_file():
         tables = ml_1m_tables(out.with_name(f"{out.name}-tables"), folder / "ml-1m")
         prepare(tables.interactions, out, items=tables.items, split="none")
+    return Dataset(out)
+
+
+def ml100k(folder: Path, out: Path) -> Dataset:
+    """Return ML-100K with its times and the titles of the films, prepared in `out`."""
+    if not (out / "dataset.json").is_file():
+        tables = out.with_name(f"{out.name}-tables")
+        tables.mkdir(parents=True, exist_ok=True)
+        log = _read(folder / "ml-100k" / "ml-100k.inter.gz", separator="\t")
+        log.columns = ["user", "item", "rating", "timestamp"]
+        log.drop("rating").write_csv(tables / "interactions.csv")
+        films = _read(folder / "ml-100k" / "ml-100k.item.gz", separator="\t", infer_schema=False)
+        films.columns = ["item", "title", "year", "genres"]
+        title = pl.format("{} ({})", "title", "year").alias("title")  # as ML-1M has them
+        films.select("item", title).write_csv(tables / "items.csv")
+        prepare(tables / "interactions.csv", out, items=tables / "items.csv", split="none")
     return Dataset(out)
 
 
@@ -105,5 +122,6 @@ def release_years(visits: Visits) -> NDArray[np.float64]:
     return np.add.reduceat(years, bags.offsets[:-1]) / np.diff(bags.offsets)
 
 
-def _read(path: Path, *, separator: str) -> pl.DataFrame:
-    return pl.read_csv(io.BytesIO(gzip.decompress(path.read_bytes())), separator=separator)
+def _read(path: Path, *, separator: str, infer_schema: bool = True) -> pl.DataFrame:
+    text = io.BytesIO(gzip.decompress(path.read_bytes()))
+    return pl.read_csv(text, separator=separator, infer_schema=infer_schema)
