@@ -2,6 +2,7 @@
 
     python -m benchmarks.medres -o FOLDER --tune          all data sets and methods, five seeds
     python -m benchmarks.medres -o FOLDER --data cora citeseer --methods medres-papk ease --seeds 2
+    python -m benchmarks.medres -o FOLDER --tune --reference PYTHON     GraphSAGE as well
 
 Finished runs stay in FOLDER and are not trained again; the last command writes the report over what
 FOLDER holds of the data, methods and seeds that it names. --epochs shortens every training. --tune
@@ -11,6 +12,9 @@ of MEDRES in this file were found with seed 0 on the validation part, too.
 medres-papk, medres-bce: the whole method with either loss. medres-no-graphs: the loss on pAp@k, and
 no graph, interactions neither: vectors of users and items, and the dynamic component.
 medres-interactions: with the graph of interactions alone.
+hetero-sage: GraphSAGE over the same graphs, by PyTorch Geometric (benchmarks/_medres_hetero.py).
+PYTHON is that of an environment with torch and PyTorch Geometric (`pip install torch_geometric`, or
+the extra benchmark-graphs); without it the method is left out.
 Each model trains on the training part; validation pAp@10 chooses the epoch, and chose the settings.
 On the test, histories hold the validation part too. EASE is computed: all its seeds are the same.
 p is of a paired permutation test over the test users of pAp@10 averaged over the seeds, against
@@ -34,6 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ensue
+from benchmarks import _medres_hetero as hetero
 from benchmarks._graph_data import DATA, load
 from benchmarks._report import to_table, write_report
 from benchmarks._retrieval_data import SHARED
@@ -82,6 +87,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "lightgcn": {"metric": METRIC},
     "bpr": {"metric": METRIC, "learning_rate": 0.005, "epochs": 200, "validate_every": 5},
     "ease": {"l2": 100.0},
+    hetero.METHOD: hetero.SETTINGS,
 }
 METHODS = [*VARIANTS, *OTHERS]
 # Settings to try in place of those above, each in turn: the better one stays.
@@ -102,8 +108,8 @@ def main() -> int:
     for data in options.data or list(DATA):
         dataset = load(data, options.output)
         runs = {}
-        for method in options.methods or METHODS:
-            work = Work(options.output, dataset, data, method, options.epochs)
+        for method in options.methods:
+            work = Work(options.output, dataset, data, method, options.epochs, options.reference)
             tunes = options.tune and method in GRIDS
             settings = work.tune() if tunes else work.own_settings()
             runs[method] = [work.evaluated(settings, seed) for seed in range(options.seeds)]
@@ -125,7 +131,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tune", action="store_true", help="search settings, where not done yet")
     parser.add_argument("--epochs", type=int, help="of every training, in place of its own")
-    return parser.parse_args()
+    parser.add_argument("--reference", type=Path, help="Python of an environment with PyG")
+    options = parser.parse_args()
+    if options.methods is None:
+        options.methods = [name for name in METHODS if name != hetero.METHOD or options.reference]
+    elif hetero.METHOD in options.methods and options.reference is None:
+        parser.error(f"{hetero.METHOD} is trained by the Python of --reference; pass it.")
+    return options
 
 
 @dataclass(frozen=True)
@@ -133,6 +145,7 @@ class Work:
     """A method on a data set, and where its runs are.
 
     epochs: of every training, in place of its own.
+    reference: Python of an environment with PyTorch Geometric.
     """
 
     folder: Path
@@ -140,6 +153,7 @@ class Work:
     data: str
     method: str
     epochs: int | None
+    reference: Path | None
 
     @property
     def model(self) -> str:
@@ -198,9 +212,14 @@ class Work:
                 own["epochs"] = self.epochs
         if not (out / "run.json").is_file():
             started = time.perf_counter()
-            ensue.train(self.model, self.dataset, out=out, resume=out.exists(), **own)
+            if self.method == hetero.METHOD:
+                assert self.reference is not None
+                graphs = OF_DATA[self.data].get("graphs")
+                hetero.train(self.dataset, graphs, own, out, self.reference)
+            else:
+                ensue.train(self.model, self.dataset, out=out, resume=out.exists(), **own)
             print(f"{out}: {time.perf_counter() - started:.0f} s", flush=True)
-        return Run(out)
+        return hetero.VectorsRun(out) if self.method == hetero.METHOD else Run(out)
 
 
 def table_of(data: str, runs: dict[str, list[Run]]) -> list[dict[str, Any]]:
