@@ -1,8 +1,10 @@
-"""k-means: k-means++ on a sample, mini-batches, then passes over all rows (Lloyd).
+"""k-means: k-means++ on a sample, then passes over samples or mini-batches, then over all rows.
 
-Mini-batches after Sculley, WWW 2010: a center is the running mean of all rows it was ever given, so
-it moves ever less; Zheltonozhskii et al., arXiv:2008.10312, stop there after 60 passes. Departure:
-few passes of mini-batches, then Lloyd's (1982), which has no such rate and lowers the sum further.
+Up to 100 clusters: mini-batches after Sculley, WWW 2010: a center is the running mean of all rows
+it was ever given, so it moves ever less; Zheltonozhskii et al., arXiv:2008.10312, stop there after
+60 passes. Departure: few of them, then Lloyd's (1982), which have no such rate and lower the sum
+further. More clusters: passes over samples that grow, each holding those before it (after Newling
+and Fleuret, NeurIPS 2016), and exchanges of clusters (see `lloyd.py`).
 Spherical k-means (Dhillon and Modha, 2001): rows and centers of length 1.
 Shapes: n rows, K clusters, D width.
 """
@@ -17,12 +19,15 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from ensue.clustering.assign import Vectors, assign, cluster_sums
+from ensue.clustering.lloyd import lloyd, settle, to_sphere_
 from ensue.clustering.seeding import seed_centers
 from ensue.config import Config
 from ensue.errors import DataError, UsageError
 
-SAMPLE_PER_CLUSTER = 3  # rows of the sample of k-means++, at least
+SEEDS_PER_CLUSTER = 3  # rows of the sample of k-means++, at least
 FEW_CLUSTERS, RESTARTS_OF_FEW = 100, 10
+BATCH_PASSES = 2
+ROWS_PER_CLUSTER, GROWTH, PASSES_OF_SAMPLE = 25, 4, 2  # of samples that passes begin with
 REASSIGNED = 0.01  # of the largest number of rows of a center; those with less are seeded anew
 
 
@@ -30,7 +35,8 @@ class KMeansConfig(Config):
     """How clusters are found.
 
     batch_size: rows of a mini-batch; None is 2048, or the power of two from the clusters on.
-    batch_passes: passes in mini-batches; none where all rows fit into one.
+    batch_passes: passes in mini-batches; none where all rows fit into one. None is 2 for up to 100
+        clusters; for more, passes over samples take their place, except from given centers.
     lloyd_passes: passes over all rows after that, at most.
     tolerance: stop when a pass lowers the sum of squared distances by less than this share.
     tries: of k-means++, of which the best on its sample is taken.
@@ -40,7 +46,7 @@ class KMeansConfig(Config):
     """
 
     batch_size: int | None = Field(default=None, ge=1)
-    batch_passes: int = Field(default=2, ge=0)
+    batch_passes: int | None = Field(default=None, ge=0)
     lloyd_passes: int = Field(default=25, ge=0)
     tolerance: float = Field(default=1e-4, ge=0)
     tries: int = Field(default=1, ge=1)
@@ -116,25 +122,58 @@ def _run(
     rng: np.random.Generator,
     centers: Vectors | None,
 ) -> KMeans:
+    is_many = num_clusters > FEW_CLUSTERS
     size = config.batch_size or max(2048, 2 ** math.ceil(math.log2(num_clusters)))
-    if centers is None:
-        num_sampled = min(len(rows), max(size, SAMPLE_PER_CLUSTER * num_clusters))
+    start = centers
+    if start is None:
+        num_sampled = min(len(rows), max(size, SEEDS_PER_CLUSTER * num_clusters))
         sample = rows
         if num_sampled < len(rows):
             sample = rows[np.sort(rng.choice(len(rows), num_sampled, replace=False))]
-        centers = seed_centers(sample, num_clusters, tries=config.tries, rng=rng)
-    centers = np.array(centers, dtype=np.float32)
-    if size < len(rows):
-        _mini_batches_(centers, rows, size, config, rng)
-    return _lloyd(rows, centers, config)
+        start = seed_centers(sample, num_clusters, tries=config.tries, rng=rng)
+    start = np.array(start, dtype=np.float32)
+    if is_many and config.batch_passes is None:
+        if centers is None:
+            start = _from_samples(start, rows, config.spherical, rng)
+    elif size < len(rows):
+        passes = BATCH_PASSES if config.batch_passes is None else config.batch_passes
+        _mini_batches_(start, rows, size, passes, config.spherical, rng)
+    return KMeans(
+        *lloyd(
+            rows,
+            start,
+            passes=config.lloyd_passes,
+            tolerance=config.tolerance,
+            is_many=is_many,
+            spherical=config.spherical,
+        )
+    )
+
+
+def _from_samples(
+    centers: Vectors, rows: Vectors, spherical: bool, rng: np.random.Generator
+) -> Vectors:
+    """Return centers [K, D] after passes over growing parts of shuffled rows, up to a quarter."""
+    order = rng.permutation(len(rows))
+    size = ROWS_PER_CLUSTER * len(centers)
+    while GROWTH * size <= len(rows):
+        sample = rows[np.sort(order[:size])]
+        centers = settle(sample, centers, passes=PASSES_OF_SAMPLE, spherical=spherical)
+        size *= GROWTH
+    return centers
 
 
 def _mini_batches_(
-    centers: Vectors, rows: Vectors, size: int, config: KMeansConfig, rng: np.random.Generator
+    centers: Vectors,
+    rows: Vectors,
+    size: int,
+    passes: int,
+    spherical: bool,
+    rng: np.random.Generator,
 ) -> None:
     """Move centers [K, D], batch by batch of shuffled rows."""
     held = np.zeros(len(centers))  # rows that a center is the mean of
-    for _ in range(config.batch_passes):
+    for _ in range(passes):
         order = rng.permutation(len(rows))
         for first in range(0, len(rows), size):
             batch = rows[np.sort(order[first : first + size])]
@@ -145,46 +184,8 @@ def _mini_batches_(
             rate = (1 / held[moved])[:, None]
             steps = (sums[moved] - counts[moved, None] * centers[moved]) * rate
             centers[moved] += steps.astype(np.float32)
-            _to_sphere_(centers, config)
+            if spherical:
+                to_sphere_(centers)
         rare = np.flatnonzero(held < REASSIGNED * held.max())
         centers[rare] = rows[rng.choice(len(rows), len(rare), replace=False)]
         held[rare] = held[held >= REASSIGNED * held.max()].min()
-
-
-def _lloyd(rows: Vectors, centers: Vectors, config: KMeansConfig) -> KMeans:
-    labels, distances = assign(rows, centers)
-    history = [float(distances.sum())]
-    for _ in range(config.lloyd_passes):
-        moved = _means(rows, labels, distances, centers)
-        _to_sphere_(moved, config)
-        before = labels
-        labels, distances = assign(rows, moved)
-        centers = moved
-        history.append(float(distances.sum()))
-        if history[-2] - history[-1] <= config.tolerance * history[-2] or (
-            np.array_equal(labels, before)
-        ):
-            break
-    return KMeans(centers, labels, distances, history)
-
-
-def _means(
-    rows: Vectors, labels: NDArray[np.int64], distances: NDArray[np.float64], centers: Vectors
-) -> Vectors:
-    """Return the mean of each cluster; that of an empty one is the farthest row not yet taken."""
-    sums, counts = cluster_sums(rows, labels, len(centers))
-    means = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
-    empty = np.flatnonzero(counts == 0)
-    if len(empty):
-        farthest = np.argsort(-distances, kind="stable")[: len(empty)]
-        farthest = farthest[distances[farthest] > 0]  # all others lie on a center already
-        means[empty] = centers[empty]
-        means[empty[: len(farthest)]] = rows[farthest]
-    return means
-
-
-def _to_sphere_(centers: Vectors, config: KMeansConfig) -> None:
-    """Give centers length 1 where that is asked for; one of zeros stays."""
-    if config.spherical:
-        lengths = np.linalg.norm(centers, axis=1, keepdims=True)
-        centers /= np.where(lengths > 0, lengths, 1)
