@@ -319,8 +319,8 @@ def test_it_can_learn_a_small_log_by_heart() -> None:
     objective = PapkObjective(
         model, histories, PapkConfig(k=5, warmup_epochs=10), batch_size=20, seed=0
     )
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for epoch in range(1, 150):
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    for epoch in range(1, 201):
         objective.start_epoch(model, epoch, is_resumed=False)
         for batch in objective.batches(epoch):
             model.train()
