@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import polars as pl
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
 from ensue.data.columns import recognize
 from ensue.data.dataset import Dataset
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 Side = Literal["items", "users"]
 FILES: dict[Side, str] = {"items": "item_features.json", "users": "user_features.json"}
 CHUNK_ROWS = 1 << 16
+LEAST_LENGTH = 1e-12  # of a vector of zeros, so that cosines with it are 0
 # What a run has of its training, what was measured on the smaller catalogue, indexes and exports.
 NOT_COPIED = (
     "checkpoints",
@@ -57,6 +58,20 @@ def save_encoders(path: Path, schema: FeatureSchema, dataset: Dataset) -> None:
             FeatureEncoder.from_dataset(dataset, side).save(path / FILES[side])
 
 
+def load_encoders(run: Run) -> dict[Side, FeatureEncoder]:
+    """Return how the features are made that the model of a run reads, for each side that has some.
+
+    Raises:
+        RunError: the run's own file is damaged.
+    """
+    schema = run.model.features
+    return {
+        side: FeatureEncoder.load(run.path / name)
+        for side, name in FILES.items()
+        if getattr(schema, side)
+    }
+
+
 def encode_features(
     run: Run, side: Side, rows: Sequence[Mapping[str, Any]]
 ) -> tuple[FeatureTable, list[str]]:
@@ -72,17 +87,15 @@ def encode_features(
             f"features of {side} are for a model that reads some; {run.info['model']} of "
             f"{run.path} reads none. Train two_tower or medres on a dataset prepared with --{side}."
         )
-    path = run.path / FILES[side]
-    table, unknown = FeatureEncoder.load(path).encode(rows)
+    table, unknown = run.feature_encoders[side].encode(rows)
     names = [column.name for column in columns]
-    return select_columns(table, names, setting=f"{side} of {path}"), unknown
+    return select_columns(table, names, setting=f"{side} of {run.path / FILES[side]}"), unknown
 
 
 def feature_names(run: Run, side: Side) -> frozenset[str]:
     """Return the names that `encode_features` takes; none where the model reads no features."""
-    if not getattr(run.model.features, side):
-        return frozenset()
-    return FeatureEncoder.load(run.path / FILES[side]).names
+    encoder = run.feature_encoders.get(side)
+    return frozenset() if encoder is None else encoder.names
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -106,22 +119,30 @@ def similar_items(run: Run, item: str | int, *, k: int = 10) -> Recommendation:
     """
     if k < 1:
         raise UsageError(f"similar needs k >= 1; got {k}.")
-    model = run.model
-    if not is_product(model):
-        raise UsageError(
-            f"similar items are found by the vectors of items; {run.info['model']} has none."
-        )
-    table, _ = model.item_table()
+    table, lengths = _item_vectors(run), run.item_lengths
     dense = int(run.recommender.item_ids.to_dense([item])[0])
     if dense == 0:
         raise UsageError(f"similar needs an item of the catalogue; {str(item)!r} is not in it.")
-    vectors = F.normalize(table.detach().float(), dim=1)
-    cosines = vectors @ vectors[dense]
+    cosines = (table @ table[dense]) / (lengths * lengths[dense])
     cosines[[0, dense]] = -torch.inf
     (items,), (scores,) = top_items(cosines[None], k)
     is_item = items > 0
     names = run.recommender.item_ids.to_raw(items[is_item].numpy())
     return Recommendation(names, scores[is_item].tolist())
+
+
+def item_lengths(run: Run) -> Tensor:
+    """Return the lengths of the item vectors [I + 1], all above 0."""
+    return _item_vectors(run).norm(dim=1).clamp(min=LEAST_LENGTH)
+
+
+def _item_vectors(run: Run) -> Tensor:
+    model = run.model
+    if not is_product(model):
+        raise UsageError(
+            f"similar items are found by the vectors of items; {run.info['model']} has none."
+        )
+    return model.item_table()[0].detach().float()
 
 
 def add_items(

@@ -30,11 +30,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ensue.config import make_config
 from ensue.data.arrow_file import ColumnFile, read_columns
 from ensue.data.context import ContextEncoder, ContextSchema
 from ensue.data.dataset import Dataset
+from ensue.data.feature_encoder import FeatureEncoder
 from ensue.data.feature_schema import FeatureSchema
 from ensue.data.graphs import GraphSchema
 from ensue.data.histories import Histories
@@ -49,9 +51,12 @@ from ensue.models.base import Model
 from ensue.models.table import build_model, get_method
 from ensue.runs.export.write import Export, export_run
 from ensue.runs.features import (
+    Side,
     add_items,
     encode_features,
     extend,
+    item_lengths,
+    load_encoders,
     save_encoders,
     similar_items,
 )
@@ -94,6 +99,16 @@ class Run(StoredRun):
     def item_table(self) -> pl.DataFrame:
         """raw_id and item columns in dense-id order."""
         return pl.read_ipc(self.path / "items.arrow")
+
+    @cached_property
+    def feature_encoders(self) -> dict[Side, FeatureEncoder]:
+        """How the features of new items and users are made, for each side that the model reads."""
+        return load_encoders(self)
+
+    @cached_property
+    def item_lengths(self) -> Tensor:
+        """Lengths of the item vectors [I + 1], for a model that has some."""
+        return item_lengths(self)
 
     def item_names(self) -> dict[str, str]:
         """Return raw id -> title; empty where the dataset has no titles."""

@@ -17,7 +17,6 @@ import numpy as np
 import polars as pl
 
 from ensue.config import make_config
-from ensue.data.feature_encoder import FeatureEncoder
 from ensue.errors import EnsueError, UsageError
 from ensue.indexes.base import Index
 from ensue.indexes.store import read_stored
@@ -26,7 +25,6 @@ from ensue.models.graph.medres import Medres
 from ensue.models.retrieval.two_tower import TwoTower
 from ensue.runs.candidate_scores import RankRequest
 from ensue.runs.cascade import Cascade, open_ranker
-from ensue.runs.features import FILES
 from ensue.runs.requests import NO_ITEMS, Recommendation, Request
 from ensue.runs.retrieve import Best
 from ensue.runs.run import Run, load
@@ -302,7 +300,7 @@ def _rows_to_add(run: Run, items: Items) -> list[dict[str, Any]]:
     """
     if not items or not takes_items(run):
         return []
-    names = {"title", *FeatureEncoder.load(run.path / FILES["items"]).names}
+    names = {"title", *run.feature_encoders["items"].names}
     known = run.recommender.item_ids.to_dense([item for item, _ in items]).tolist()
     return [
         {**{name: value for name, value in row.items() if name in names}, "id": item}
