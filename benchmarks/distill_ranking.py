@@ -57,7 +57,8 @@ PUBLISHED = {
 }
 WEIGHTINGS = ("uniform", "position", "discrepancy", "hybrid")
 ML_1M: dict[str, Any] = {"preset": "ml-1m", "fit": "train+validation"}
-# The preset's dropout is for a wider model: on validation the student alone has .1806 without it.
+# The preset's dropout is for a wider model. On validation the student alone has .1875 with these
+# settings, .181 with a rate of .004 and 16 epochs.
 ML_1M_STUDENT: dict[str, Any] = {
     "dim": 32,
     "hidden_dim": 128,

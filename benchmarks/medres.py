@@ -64,7 +64,7 @@ WORDS = {"graphs": ["user_words", "item_words"]}
 OF_DATA: dict[str, dict[str, Any]] = {
     "cora": {**WORDS, "layers": 3},
     "citeseer": {**WORDS, "layers": 3},
-    "dblp": {"graphs": ["terms", "confs"], "layers": 3, "dropout": 0.0},
+    "dblp": {"graphs": ["terms", "confs"], "layers": 4, "dropout": 0.0},
     "citeulike-a": {"graphs": ["tags", "cites"], "layers": 2, "dropout": 0.0},
     "flickr": {**WORDS, "layers": 2, "dropout": 0.0},
     "ml-1m": {"history": "before", "dynamic": "both", "layers": 2},
