@@ -43,7 +43,7 @@ test: $(INSTALLED)
 
 # pytest ends with 5 when no test is selected, which is no failure here.
 slow: $(SLOW_INSTALLED)
-	@$(BIN)/python -m pytest -q -m slow -rs --timeout 3600 || test $$? -eq 5
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow -rs --timeout 3600 -n 2 --dist loadfile || test $$? -eq 5
 
 check: $(INSTALLED)
 	@$(BIN)/ruff check $(CODE)

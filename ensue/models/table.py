@@ -196,6 +196,23 @@ METHODS: dict[str, Method] = {
     ),
     "medres": Method(
         Medres,
+        # On pAp@k: of a log in time, and of one without order, such as links.
+        presets={
+            "history": {
+                "loss": "papk",
+                "papk": {"form": "logistic", "k": 1000, "warmup_epochs": 20},
+                "dynamic": "both",
+                "ids": "items",
+                "layers": 1,
+                "dropout": 0.0,
+            },
+            "links": {
+                "loss": "papk",
+                "papk": {"form": "logistic", "k": 300, "warmup_epochs": 5},
+                "history": "others",
+                "layers": 3,
+            },
+        },
         defaults=_MEDRES_DEFAULTS,
         space={
             **_TRAINING_SPACE,

@@ -45,6 +45,7 @@ from ensue.runs.output import open_output
 from ensue.runs.plots import has_plots
 from ensue.runs.run import Run, load
 from ensue.runs.train import train_with
+from ensue.training.config import override
 
 FORMAT = 1
 DEFAULT_SEEDS = 3
@@ -166,7 +167,7 @@ def _full_model(
     """Return the name of the model and all of its settings but the seed."""
     if not isinstance(model, Run) and not (Path(model) / "run.json").is_file():
         name = str(model)
-        chosen = {**get_preset(name, preset), **settings}
+        chosen = override(get_preset(name, preset), settings)
     else:
         run = model if isinstance(model, Run) else load(model)
         if preset is not None or settings:

@@ -13,6 +13,7 @@ from ensue.models.space import Changes, Choice
 from ensue.progress import note
 from ensue.runs.search_space import parse_ranges
 from ensue.runs.train import find_home, resolve_settings
+from ensue.training.config import override
 
 FULL = "full"
 
@@ -76,7 +77,7 @@ def make_variants(
     for name, tried in changes.vary.items():
         named += [(f"{name}={_show(value)}", {name: value}) for value in tried]
     for label, change in named:
-        variant = Variant(label, change, _apply(settings, change))
+        variant = Variant(label, change, override(settings, change))
         if resolve_settings(model, variant.settings) == resolved:
             note(f"{label} is the full model.")
         elif label not in [other.name for other in variants]:
@@ -145,14 +146,6 @@ def _all_of(setting: str, value: Any, dataset: Dataset) -> list[str]:
 def _feature_names(dataset: Dataset, side: str) -> list[str]:
     info = dataset.info.features.get(side)
     return [column.name for column in info.columns] if info else []
-
-
-def _apply(settings: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings with a change; a loss of its own takes the place of that on pAp@k."""
-    changed = {**settings, **change}
-    if change.get("loss", "papk") != "papk":
-        changed.pop("papk", None)
-    return changed
 
 
 def _show(value: object) -> str:

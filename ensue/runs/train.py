@@ -36,7 +36,7 @@ from ensue.runs.output import open_training
 from ensue.runs.run import Run, save_run
 from ensue.runs.train_shared import open_launched
 from ensue.runs.train_shared_items import check_item_scheme, train_shared_items
-from ensue.training.config import TrainingConfig
+from ensue.training.config import TrainingConfig, override
 from ensue.training.loop import OnValidation
 from ensue.training.objectives import MakeObjective, make_objective
 
@@ -80,7 +80,7 @@ def train(
     return train_with(
         model,
         data,
-        {**get_preset(model, preset), **settings},
+        override(get_preset(model, preset), settings),
         distributed=distributed,
         out=out,
         fit=fit,

@@ -39,7 +39,7 @@ from ensue.runs.search_space import resolve_space
 from ensue.runs.train import resolve_settings, train, validation_metrics
 from ensue.runs.trials import Trial, Trials, open_trials, require_optuna
 from ensue.runs.tune_report import build_tuning_html
-from ensue.training.config import TrainingConfig
+from ensue.training.config import TrainingConfig, override
 from ensue.training.loop import StopTraining
 
 FORMAT = 1
@@ -170,7 +170,7 @@ def _make_search(
         raise ConfigError(f"metric must be one that validation measures; got {metric!r}.{hint}")
     if get_method(model).is_fitted:
         fixed.pop("metric", None)  # of the search alone
-    resolve_settings(model, {**base, **fixed})
+    resolve_settings(model, override(base, fixed))
     if dataset.info.counts["validation"] == 0:
         raise UsageError(
             f"a search needs a validation part; {dataset.path} has none. "

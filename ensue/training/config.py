@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -100,3 +101,15 @@ class TrainingConfig(Config):
         if has_threshold and self.clip_threshold is None:
             raise ConfigError(f"clip_rule={self.clip_rule!r} needs clip_threshold; got none.")
         return self
+
+
+def override(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with changes; a model's own loss takes the place of that on pAp@k.
+
+    >>> override({"loss": "papk", "papk": {"k": 5}, "dim": 8}, {"loss": "bce"})
+    {'loss': 'bce', 'dim': 8}
+    """
+    changed = {**settings, **changes}
+    if changes.get("loss", "papk") != "papk" and "papk" not in changes:
+        changed.pop("papk", None)
+    return changed

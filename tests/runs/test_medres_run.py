@@ -98,3 +98,13 @@ def test_an_interrupted_training_goes_on_to_the_same_weights(
         ensue.train("medres", dataset, out=tmp_path / "part", on_validation=stop, **SHORT)
     again = ensue.train("medres", dataset, out=tmp_path / "part", resume=True, **SHORT)
     assert again.weights_hash == whole.weights_hash
+
+
+def test_a_loss_takes_the_place_of_that_of_a_preset(dataset: ensue.Dataset, tmp_path: Path) -> None:
+    short = {**SHORT, "epochs": 1, "validate_every": 1, "preset": "links"}
+    own = ensue.train("medres", dataset, out=tmp_path / "own", **short)
+    other = ensue.train("medres", dataset, out=tmp_path / "bce", loss="bce", **short)
+    assert own.info["training"]["papk"]["k"] == 300
+    assert other.info["training"]["papk"] is None
+    assert own.info["config"] == other.info["config"]
+    assert other.info["config"]["history"] == "others"

@@ -9,10 +9,21 @@ from hypothesis import strategies as st
 
 from ensue.errors import EnsueError
 from ensue.models.space import Choice, Range
-from ensue.models.table import METHODS
+from ensue.models.table import METHODS, get_preset
 from ensue.runs.search_space import parse_ranges, resolve_space
 from ensue.runs.train import resolve_settings
 from ensue.runs.trials import Trials
+
+PRESETS = [(model, preset) for model, method in METHODS.items() for preset in method.presets]
+
+
+@pytest.mark.parametrize(("model", "preset"), PRESETS)
+def test_every_preset_is_allowed(model, preset):
+    config, training = resolve_settings(model, get_preset(model, preset))
+    own = config.model_dump() | (training.model_dump() if training else {})
+    for name, value in METHODS[model].presets[preset].items():
+        if name != "loss" or value != "papk":
+            assert own[name] == value or own[name].items() >= value.items()
 
 
 @pytest.mark.parametrize("model", [name for name, method in METHODS.items() if method.space])
