@@ -19,11 +19,7 @@ PRESETS = [(model, preset) for model, method in METHODS.items() for preset in me
 
 @pytest.mark.parametrize(("model", "preset"), PRESETS)
 def test_every_preset_is_allowed(model, preset):
-    config, training = resolve_settings(model, get_preset(model, preset))
-    own = config.model_dump() | (training.model_dump() if training else {})
-    for name, value in METHODS[model].presets[preset].items():
-        if name != "loss" or value != "papk":
-            assert own[name] == value or own[name].items() >= value.items()
+    resolve_settings(model, get_preset(model, preset))  # a name or value that does not fit raises
 
 
 @pytest.mark.parametrize("model", [name for name, method in METHODS.items() if method.space])
