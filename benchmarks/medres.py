@@ -65,8 +65,8 @@ OF_DATA: dict[str, dict[str, Any]] = {
     "cora": {**WORDS, "layers": 3},
     "citeseer": {**WORDS, "layers": 3},
     "dblp": {"graphs": ["terms", "confs"], "layers": 4, "dropout": 0.0},
-    "citeulike-a": {"graphs": ["tags", "cites"], "layers": 2, "dropout": 0.0},
-    "flickr": {**WORDS, "layers": 2, "dropout": 0.0},
+    "citeulike-a": {"graphs": ["tags", "cites"], "layers": 3, "dim": 128, "dropout": 0.0},
+    "flickr": {**WORDS, "layers": 3, "dim": 128, "dropout": 0.0},
     # A user's own vector remembers the end of the training, and is out of date on the test.
     "ml-1m": {"history": "before", "dynamic": "both", "ids": "items", "layers": 1, "dropout": 0.0},
 }
@@ -75,7 +75,7 @@ OF_DATA: dict[str, dict[str, Any]] = {
 PAPK: dict[str, Any] = {"form": "logistic", "k": 300, "warmup_epochs": 5}
 PAPK_OF_DATA: dict[str, dict[str, Any]] = {
     "citeulike-a": {"warmup_epochs": 20},
-    "flickr": {"k": 1000},
+    "flickr": {"k": 1000, "warmup_epochs": 20},
     "ml-1m": {"k": 1000, "warmup_epochs": 20},
 }
 VARIANTS: dict[str, dict[str, Any]] = {

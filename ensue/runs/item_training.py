@@ -13,6 +13,7 @@ from ensue.data.dataset import Dataset
 from ensue.distributed.workers import Workers
 from ensue.evaluation.evaluator import evaluate
 from ensue.models.base import Model
+from ensue.progress import note
 from ensue.training.checkpoints import Progress
 from ensue.training.config import TrainingConfig
 from ensue.training.loop import OnValidation, TrainingLoop, pick_device
@@ -54,6 +55,12 @@ class ItemTraining:
                 on_validation=self.on_validation,
             )
             progress = loop.run(resume=resume)
+        papk = self.config.papk
+        if papk and 0 < progress.best_epoch <= papk.warmup_epochs < progress.epoch - 1:
+            note(
+                f"The best epoch, {progress.best_epoch}, is one of the warm-up: pAp@k itself made "
+                "the model worse. Raise k or warmup_epochs of papk, or lower learning_rate."
+            )
         return model.cpu(), self.facts(progress)
 
     def objective(self, model: Model) -> Objective:

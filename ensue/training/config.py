@@ -45,7 +45,8 @@ class TrainingConfig(Config):
         gradient rose first; each step reads all gradients once more.
     rollback: when the training diverges, go back once to the last checkpoint of a sound state, and
         on from there with the learning rate times rollback_factor; it watches spikes too.
-    checkpoint_seconds: time between checkpoints inside an epoch; each epoch ends with one.
+    checkpoint_seconds: time between checkpoints inside an epoch. Each epoch that is validated ends
+        with one, and each other one whose checkpoint takes a twentieth of the time at most.
     device: "auto" is the GPU where there is one.
     prefetch: batches made ahead on a thread; 0 makes each when it is due. The numbers are the same.
     tensorboard: also write event files for TensorBoard (extra "track").

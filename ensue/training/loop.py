@@ -34,6 +34,7 @@ from ensue.training.spikes import SpikeWatch
 
 SHOW_SECONDS = 0.5  # between looks at the loss
 SOUND_STEPS = 200  # between checkpoints that a rollback may go back to
+CHECKPOINT_SHARE = 0.05  # of the time, for checkpoints behind short epochs
 WATCH = "spikes."  # before the names of what the watch remembers, in a checkpoint
 
 Validate = Callable[[Any], dict[str, float]]
@@ -87,6 +88,8 @@ class TrainingLoop:
         self.checkpoints = checkpoints or Checkpoints(directory / "checkpoints")
         self._directory = directory
         self._stop_requested = False
+        self._saved = time.perf_counter()  # when the newest checkpoint was written
+        self._save_seconds = 0.0  # that it took
 
     def run(self, *, resume: bool = False) -> Progress:
         """Train to the end, load the best weights into the model, and return where it ended.
@@ -148,14 +151,14 @@ class TrainingLoop:
         self.model.train()
         loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=self.device)
         examples_before, seconds_before = progress.examples, progress.seconds
-        started = saved = shown = time.perf_counter()
+        started = shown = time.perf_counter()
         for batch in self._batches(progress):
             if self._may_roll_back(progress) and progress.steps % SOUND_STEPS == 0:
                 progress.loss_sum = self._finite(loss_sum, progress)
                 self._keep_if_sound(progress)
             size = self.objective.count(batch)
             self._set_learning_rate(progress)
-            is_due = time.perf_counter() - saved >= self.config.checkpoint_seconds
+            is_due = time.perf_counter() - self._saved >= self.config.checkpoint_seconds
             loss, agreed = self._step(batch, Wishes(self._stop_requested, is_due))
             loss_sum += loss.double() * size
             progress.batch += 1
@@ -174,7 +177,6 @@ class TrainingLoop:
                 examples_before = progress.examples
             if any(agreed):
                 self._save(progress)
-                saved = time.perf_counter()
             if agreed.stop:
                 raise KeyboardInterrupt
         progress.loss_sum = self._finite(loss_sum, progress)
@@ -260,7 +262,8 @@ class TrainingLoop:
         progress.batch, progress.examples = 0, 0
         progress.loss_sum, progress.seconds = 0.0, 0.0
         progress.facts = {}
-        self._save(progress)
+        if is_last or "validation" in line or self._may_save():
+            self._save(progress)
         if self.on_validation and "validation" in line:
             self.on_validation(line["epoch"], line["validation"])
 
@@ -283,11 +286,22 @@ class TrainingLoop:
             progress.stale += 1
         return metrics
 
+    def _may_save(self) -> bool:
+        """Return whether enough was trained since the last checkpoint to spend time on one."""
+        if not self.peers.is_alone:
+            return True  # clocks differ, and all have to save together
+        due = min(self.config.checkpoint_seconds, self._save_seconds / CHECKPOINT_SHARE)
+        return time.perf_counter() - self._saved >= due
+
     def _save(self, progress: Progress, name: str = "last") -> None:
+        started = time.perf_counter()
         gathered = self.objective.state()
         if self.watch is not None:
             gathered = gathered | {f"{WATCH}{k}": v for k, v in self.watch.state().items()}
         self.checkpoints.save(name, self.model, self.optimizer, gathered, progress.as_json())
+        if name == "last":
+            self._saved = time.perf_counter()
+            self._save_seconds = self._saved - started
 
     def _load(self, name: str) -> Progress:
         """Go back to the checkpoint of this name."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -133,3 +135,18 @@ def test_every_model_learns_on_it(model, tmp_path):
     run = ensue.train(model, dataset, out=tmp_path / "run", loss="papk", papk={"k": 5}, **settings)
     at_random = 0.1  # pap@5 of items in any order; of the group in any order about .6
     assert run.evaluate(dataset, ks=(5,), num_resamples=0).metrics["pap@5"] > 2 * at_random
+
+
+@pytest.mark.parametrize(("best", "is_said"), [(1, True), (3, False)])
+def test_a_loss_that_is_worse_than_its_warmup_is_said(best, is_said, tmp_path, monkeypatch, capsys):
+    epochs = itertools.count(1)
+
+    def evaluate(*_: Any, **__: Any) -> SimpleNamespace:
+        return SimpleNamespace(metrics={"map": 1.0 - abs(next(epochs) - best) / 10})
+
+    monkeypatch.setattr("ensue.runs.item_training.evaluate", evaluate)
+    dataset = make_dataset(tmp_path / "data", LOG, split="ratio", num_items=NUM_ITEMS)
+    ensue.train(
+        "bpr", dataset, out=tmp_path / "run", loss="papk", papk={"warmup_epochs": 2}, epochs=4
+    )
+    assert ("is one of the warm-up" in capsys.readouterr().err) == is_said

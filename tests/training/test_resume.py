@@ -20,6 +20,7 @@ from ensue.data.dataset import Dataset
 from ensue.errors import RunError, UsageError
 from ensue.runs.run import Run
 from ensue.runs.train import train
+from ensue.training.checkpoints import Checkpoints, Progress
 from ensue.training.loop import TrainingLoop
 from tests.helpers import make_dataset
 
@@ -212,3 +213,44 @@ def test_same_seed_same_weights_and_another_seed_others(
     assert_same_run(train(model, dataset, out=tmp_path / "a", **OF_MODEL[model]), undisturbed)
     other = train(model, dataset, out=tmp_path / "b", seed=1, **OF_MODEL[model]).model.state_dict()
     assert any(not torch.equal(other[n], w) for n, w in undisturbed.model.state_dict().items())
+
+
+class Clock:
+    """A time that stands still until it is told to go on, in place of the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def test_short_epochs_share_a_checkpoint_and_a_resumed_run_trains_them_again(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of 1 s may follow 20 s of training, which are three epochs of 7 s."""
+    settings = {**SETTINGS, "epochs": 10, "validate_every": 8, "checkpoint_seconds": 60.0}
+    clock, epochs, stop_in = Clock(), [], 7
+    save, train_epoch = Checkpoints.save, TrainingLoop._train_epoch
+
+    def save_slowly(self: Checkpoints, *state: Any) -> None:
+        clock.now += 1.0
+        epochs.append(state[-1]["epoch"] - 1)
+        save(self, *state)
+
+    def train_slowly(self: TrainingLoop, progress: Progress, advance: Any) -> None:
+        if progress.epoch == stop_in:
+            raise OSError("gone")
+        train_epoch(self, progress, advance)
+        clock.now += 7.0
+
+    monkeypatch.setattr("ensue.training.loop.time", clock)
+    monkeypatch.setattr(Checkpoints, "save", save_slowly)
+    monkeypatch.setattr(TrainingLoop, "_train_epoch", train_slowly)
+    with pytest.raises(OSError, match="gone"):
+        train("bpr", dataset, out=tmp_path / "run", **settings)
+    assert epochs == [1, 4]
+    stop_in = 0
+    run = train("bpr", dataset, out=tmp_path / "run", resume=True, **settings)
+    assert epochs == [1, 4, 5, 8, 10]  # 8 and 10 are validated
+    assert_same_run(run, train("bpr", dataset, out=tmp_path / "whole", **settings))
