@@ -27,6 +27,7 @@ from ensue.data.graphs import Graph, interaction_graph
 from ensue.data.histories import HistoryBatch
 from ensue.evaluation.evaluator import evaluate
 from ensue.models.base import Model
+from ensue.runs.environment import describe_making
 from ensue.runs.run import Run, save_run
 
 METHOD = "hetero-sage"
@@ -129,7 +130,7 @@ def train(
         },
         "best_epoch": int(found["epoch"]),
         "metrics": {"validation": metrics},
-        "seconds": time.perf_counter() - started,
+        **describe_making(started),
     }
     save_run(out, _vectors(dataset, found["test_users"], found["test_items"]), dataset, info)
 

@@ -18,7 +18,8 @@ the extra benchmark-graphs); without it the method is left out.
 Each model trains on the training part; validation pAp@10 chooses the epoch, and chose the settings.
 On the test, histories hold the validation part too. EASE is computed: all its seeds are the same.
 p is of a paired permutation test over the test users of pAp@10 averaged over the seeds, against
-medres-papk, corrected by Holm; "wins" counts the seeds in which medres-papk is ahead.
+medres-papk, corrected by Holm; "wins" counts the seeds in which medres-papk is ahead. "epochs" is
+the best one, "seconds" the whole training on the device named, beside others perhaps.
 Data: benchmarks/_graph_data.py.
 Bars: medres-papk first on three of the sets; 2 % above medres-bce on three; 5 % above
 medres-no-graphs.
@@ -250,6 +251,9 @@ def table_of(data: str, runs: dict[str, list[Run]]) -> list[dict[str, Any]]:
             row["p"] = p_of[method]
             row["wins"] = f"{int((np.array(ahead) > seeds).sum())}/{len(seeds)}"
         row["epochs"] = float(np.mean([run.info.get("best_epoch") or 0 for run in own]))
+        row["seconds"] = float(np.mean([run.info["seconds"] for run in own]))
+        devices = {run.info["hardware"]["gpu"] or "processor" for run in own}
+        row["trained on"] = ", ".join(sorted(devices))
         rows.append(row)
     return rows
 
