@@ -5,7 +5,8 @@
     python -m benchmarks.medres -o FOLDER --tune --reference PYTHON     GraphSAGE as well
 
 Finished runs stay in FOLDER and are not trained again; the last command writes the report over what
-FOLDER holds of the data, methods and seeds that it names. --epochs shortens every training. --tune
+FOLDER holds of the data, methods and seeds that it names; --finished trains nothing, and leaves out
+a method whose seeds are not all there. --epochs shortens every training. --tune
 first searches the settings in GRIDS of the other models on each set, one after the other, with seed
 0 on the validation part, and keeps them in FOLDER/tuned; without it those of this file count. Those
 of MEDRES in this file were found with seed 0 on the validation part, too.
@@ -112,6 +113,8 @@ def main() -> int:
         runs = {}
         for method in options.methods:
             work = Work(options.output, dataset, data, method, options.epochs, options.reference)
+            if options.finished and not all(map(work.is_finished, range(options.seeds))):
+                continue
             tunes = options.tune and method in GRIDS
             settings = work.tune() if tunes else work.own_settings()
             runs[method] = [work.evaluated(settings, seed) for seed in range(options.seeds)]
@@ -133,6 +136,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tune", action="store_true", help="search settings, where not done yet")
     parser.add_argument("--epochs", type=int, help="of every training, in place of its own")
+    parser.add_argument("--finished", action="store_true", help="only what FOLDER holds already")
     parser.add_argument("--reference", type=Path, help="Python of an environment with PyG")
     options = parser.parse_args()
     if options.methods is None:
@@ -193,13 +197,21 @@ class Work:
         file.write_text(json.dumps(best, indent=2))
         return best
 
+    def is_finished(self, seed: int) -> bool:
+        """Return whether the run of this seed is there."""
+        return (self._place(seed) / "run.json").is_file()
+
     def evaluated(self, settings: dict[str, Any], seed: int) -> Run:
         """Return a run that is evaluated on the test; one that is there is opened."""
-        seed = 0 if self.model == "ease" else seed
-        run = self._run(settings, seed, self.folder / "runs" / self.data / self.method / str(seed))
+        run = self._run(settings, seed, self._place(seed))
         if "test" not in run.evaluations():
             run.evaluate(self.dataset, num_resamples=0)
         return run
+
+    def _place(self, seed: int) -> Path:
+        """Return the folder of the run of this seed; EASE has no seed."""
+        seed = 0 if self.model == "ease" else seed
+        return self.folder / "runs" / self.data / self.method / str(seed)
 
     def _validated(self, settings: dict[str, Any], out: Path) -> float:
         value: float = self._run(settings, 0, out).info["metrics"]["validation"][METRIC]
