@@ -115,10 +115,12 @@ def main() -> int:
             work = Work(options.output, dataset, data, method, options.epochs, options.reference)
             if options.finished and not all(map(work.is_finished, range(options.seeds))):
                 continue
-            tunes = options.tune and method in GRIDS
+            tunes = options.tune and not options.finished and method in GRIDS
             settings = work.tune() if tunes else work.own_settings()
             runs[method] = [work.evaluated(settings, seed) for seed in range(options.seeds)]
             print(f"{data} {method}: {METRIC} {_mean(runs[method], METRIC):.4f}", flush=True)
+        if not runs:
+            continue
         rows += table_of(data, runs)
         print(to_table([row for row in rows if row["data"] == data]), flush=True)
     config = {"seeds": options.seeds, "medres": MEDRES, "data": OF_DATA}

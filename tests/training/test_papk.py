@@ -137,8 +137,10 @@ def test_every_model_learns_on_it(model, tmp_path):
     assert run.evaluate(dataset, ks=(5,), num_resamples=0).metrics["pap@5"] > 2 * at_random
 
 
-@pytest.mark.parametrize(("best", "is_said"), [(1, True), (3, False)])
-def test_a_loss_that_is_worse_than_its_warmup_is_said(best, is_said, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("best", "last", "is_said"), [(1, 4, True), (3, 4, False), (1, 2, False)])
+def test_a_loss_that_is_worse_than_its_warmup_is_said(
+    best, last, is_said, tmp_path, monkeypatch, capsys
+):
     epochs = itertools.count(1)
 
     def evaluate(*_: Any, **__: Any) -> SimpleNamespace:
@@ -147,6 +149,6 @@ def test_a_loss_that_is_worse_than_its_warmup_is_said(best, is_said, tmp_path, m
     monkeypatch.setattr("ensue.runs.item_training.evaluate", evaluate)
     dataset = make_dataset(tmp_path / "data", LOG, split="ratio", num_items=NUM_ITEMS)
     ensue.train(
-        "bpr", dataset, out=tmp_path / "run", loss="papk", papk={"warmup_epochs": 2}, epochs=4
+        "bpr", dataset, out=tmp_path / "run", loss="papk", papk={"warmup_epochs": 2}, epochs=last
     )
     assert ("is one of the warm-up" in capsys.readouterr().err) == is_said
